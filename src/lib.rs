@@ -1,0 +1,15 @@
+//! upshift: the engine behind the Python package of the same name.
+//!
+//! The crate is plain Rust except for [`py`], the only module that knows Python; everything else builds and tests
+//! with `--no-default-features`. Dependency arrows point one way: `py` → engine modules → `store` → `support`.
+//!
+//! - [`support`]: clock, chunked slab, linked lists, heap, synchronisation, the background runtime
+//! - [`store`]: opens every SQLite file the engine itself persists to
+//! - [`cache`]: the result cache: map, eviction policies, expiry, labels, disk tier
+
+pub mod cache;
+pub mod store;
+pub mod support;
+
+#[cfg(feature = "python")]
+mod py;

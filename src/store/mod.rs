@@ -1,0 +1,1 @@
+//! Opens the SQLite files the engine itself persists to.
