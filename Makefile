@@ -1,0 +1,102 @@
+# upshift. Every target sets itself up from a bare checkout and does only what is new on later runs.
+#
+#   make test PYTHON=python3.12                  another interpreter (the environment is made anew)
+#   make test PYTHON=python3.9 VENV=.venv-3.9    … beside the default one
+#   make test ARGS="-k reload -x"                arguments for the runner behind the target
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+# rustup's folder counts even where the login shell does not put it on PATH.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport CONDA_PREFIX PYTHONPATH PYTHONHOME UPSHIFT_INSTALL
+
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/stamps
+PYTHON_ID := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+# python/ itself is installed in place: only what the compiler reads makes a new build necessary.
+SOURCES := Cargo.toml $(wildcard build.rs) $(shell find src -name '*.rs')
+
+.PHONY: help demo test lint bench wheel clean format test-engine test-python
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo     scan real sources with a cached application (ARGS="PATH" for another tree)'
+	@echo 'make test     engine tests (cargo) and package tests (pytest, ARGS go there)'
+	@echo 'make lint     rustfmt, clippy, ruff, mypy, stubtest, architecture tests'
+	@echo 'make bench    ratios against the peers, on a release build'
+	@echo 'make wheel    dist/*.whl for this interpreter, linked to the system SQLite'
+	@echo 'make format   rewrite Rust and Python sources in the house format'
+	@echo 'make clean    remove everything that was built, and the environment'
+
+# ---- the five jobs -------------------------------------------------------------------------------------------------
+
+demo: $(STAMPS)/extension-release
+	$(VENV)/bin/upshift demo $(ARGS)
+
+test: test-engine test-python
+
+test-engine: $(STAMPS)/venv
+	cargo test --no-default-features
+
+test-python: $(STAMPS)/extension $(STAMPS)/test
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMPS)/extension $(STAMPS)/lint $(STAMPS)/test
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --no-default-features -- -D warnings
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest upshift --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
+	$(PY) -m pytest -q tests/architecture
+
+bench: $(STAMPS)/extension-release $(STAMPS)/bench
+	@$(PY) -W error -c 'import upshift._native' || { echo 'upshift: not a release build, its numbers mean nothing' >&2; exit 1; }
+	$(PY) benches/python $(ARGS)
+
+wheel: $(STAMPS)/build
+	$(VENV)/bin/maturin build --release --interpreter $(PY) --compatibility linux --auditwheel skip --out dist
+
+format: $(STAMPS)/lint
+	cargo fmt
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+clean:
+	rm -rf target dist $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache python/upshift/_native*.so
+	find python tests benches -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# ---- what they stand on --------------------------------------------------------------------------------------------
+
+# A changed interpreter changes the stamp's name, so the environment is made anew.
+$(STAMPS)/python-$(PYTHON_ID):
+	@tools/system.sh $(PYTHON)
+	@# The base interpreter: PYTHON may be the one of the environment that is being replaced.
+	base=$$($(PYTHON) -c 'import sys; print(getattr(sys, "_base_executable", None) or sys.executable)') && \
+	    "$$base" -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/venv: $(STAMPS)/python-$(PYTHON_ID)
+	@touch $@
+
+# One dependency group of pyproject.toml each.
+$(STAMPS)/build $(STAMPS)/lint $(STAMPS)/test $(STAMPS)/bench: pyproject.toml $(STAMPS)/venv
+	$(PY) -m pip install --quiet --group $(@F)
+	@touch $@
+
+# Optimised, but quick to compile (profile `quick` in Cargo.toml). A release build that is up to date serves as well.
+$(STAMPS)/extension: $(SOURCES) pyproject.toml $(STAMPS)/build
+	@rm -f $(STAMPS)/extension-release
+	$(VENV)/bin/maturin develop --quiet --profile quick
+	@touch $@
+
+$(STAMPS)/extension-release: $(SOURCES) pyproject.toml $(STAMPS)/build
+	$(VENV)/bin/maturin develop --quiet --release
+	@touch $(STAMPS)/extension $@
