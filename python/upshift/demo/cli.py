@@ -37,13 +37,13 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="upshift demo",
-        description="Run a small application that imports core.result_cache, unchanged, on the native cache: it scans Python "
-        "sources for quality evidence; cold, warm, after a restart, and after touching one file (of a scratch copy).",
+        description="Run a small application that imports core.result_cache, unchanged, on the native cache: it scans "
+        "Python sources for quality evidence; cold, warm, after a restart, and after touching one file of a copy.",
     )
     parser.add_argument("path", nargs="?", help="folder or file to scan (default: the standard library)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="scan only the first N files")
-    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="how many functions to name (default: 10)")
-    parser.add_argument("--workdir", metavar="DIR", help="keep the cache and the scratch tree in a new folder below DIR")
+    parser.add_argument("--top", type=_positive, default=10, metavar="N", help="name N functions (default: 10)")
+    parser.add_argument("--workdir", metavar="DIR", help="keep cache and scratch tree in a new folder below DIR")
     return parser
 
 
@@ -59,7 +59,7 @@ def _demo(options: argparse.Namespace, out: TextIO) -> int:
     try:
         os.stat(path)
     except (OSError, ValueError) as error:
-        return _complain(f"{ascii(path)}: {getattr(error, 'strerror', None) or error}", EXIT_USAGE)
+        return _complain(f"{path!a}: {getattr(error, 'strerror', None) or error}", EXIT_USAGE)
     try:
         if options.workdir is not None:
             os.makedirs(options.workdir, exist_ok=True)
@@ -111,7 +111,7 @@ def _plain(text: str) -> str:
 
 
 def _say(out: TextIO, *lines: Any) -> None:
-    # Whatever a file is called, the terminal's encoding must not end the demo. Flushed, because children write there too.
+    # Whatever a file is called, the terminal's encoding must not end the demo. Flushed as children write there too.
     encoding = out.encoding or "utf-8"
     for line in lines:
         print(str(line).encode(encoding, "backslashreplace").decode(encoding), file=out)

@@ -12,8 +12,8 @@ def build(root: str, names: list[str], destination: str) -> str | None:
     """Recreate the files `names` of folder `root` below `destination`; returns the name of the one that is a true copy.
 
     All others are symbolic links, so they keep size, time and access rights of the originals (where the platform or the
-    file system has no links, they are copies, and what cannot be read is left out). The copy is the first file that can be
-    read; None if there is none. Raises `OSError` if nothing can be created at `destination`.
+    file system has no links, they are copies, and what cannot be read is left out). The copy is the first file that can
+    be read; None if there is none. Raises `OSError` if nothing can be created at `destination`.
     """
     copied: str | None = None
     folders = set()

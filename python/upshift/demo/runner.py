@@ -40,7 +40,7 @@ class Runner:
         self.report = ""  # of the last pass, in the application's words
 
     def prepare(self) -> tuple[list[str], list[dict[str, str]]]:
-        """Ask the application which files it would scan and recreate those; returns them, and what it could not list."""
+        """Ask the application which files it would scan, and recreate those. Returns them, and what is no such file."""
         limit = [] if self.limit is None else ["--limit", str(self.limit)]
         listing, _ = self._run("--list", *limit, os.path.abspath(self.path))
         files = listing["files"]

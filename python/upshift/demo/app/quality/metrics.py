@@ -2,8 +2,8 @@
 
 Cyclomatic complexity of a function is 1 plus its decisions, boolean operators included. A decision is: `if`, `elif`,
 a conditional expression, `for`, `while`, each `except`, `assert`, each `for` and each `if` of a comprehension, each
-`and`/`or` between two operands, each `case` that can fail to match, each guard of a `case`. `else`, `finally` and `with`
-decide nothing. Nested functions stand for themselves; lambdas and class bodies belong to the function around them.
+`and`/`or` between two operands, each `case` that can fail to match, each guard of a `case`. `else`, `finally` and
+`with` decide nothing. Nested functions stand for themselves; lambdas and class bodies belong to the function around.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from bisect import insort
-from typing import Any, Callable, Iterable, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from core.result_cache import ResultCache
 
@@ -49,20 +50,23 @@ class Scanner:
 
     def forget(self, package: str) -> int:
         """Drop the evidence of a package and of those inside it; returns how many files that were."""
-        return self.cache.invalidate_by_tag(package_tag(package))
+        count: int = self.cache.invalidate_by_tag(package_tag(package))
+        return count
 
     def _key(self, path: str, size: int, mtime_ns: int) -> str:
-        # Size and time of change stand for the content, as they do for .pyc files and for make: a known file is not even
-        # opened, and touching one recomputes that one. A digest of the content would have to read every file each time.
-        # The interpreter belongs to the key because its grammar decides what parses.
+        # Size and time of change stand for the content, as they do for .pyc files and for make: a known file is not
+        # even opened, and touching one recomputes that one. A digest of the content would mean to read every file each
+        # time. The interpreter belongs to the key because its grammar decides what parses.
         version = (metrics.VERSION, sys.implementation.cache_tag)
-        return self.cache.generate_key("quality.metrics.measure", (*version, path, size, mtime_ns), {})
+        key: str = self.cache.generate_key("quality.metrics.measure", (*version, path, size, mtime_ns), {})
+        return key
 
-    def scan(self, sources: Iterable[Source], top: int = 10, advance: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Totals over `sources` as plain data, with the `top` most complex functions; calls `advance` after each file."""
+    def scan(self, sources: Iterable[Source], top: int, advance: Callable[[], None]) -> dict[str, Any]:
+        """Totals over `sources` as plain data, with the `top` most complex functions. Calls `advance` after each."""
         total = Totals(top)
         files = 0
-        for files, source in enumerate(sources, 1):
+        for source in sources:
+            files += 1
             try:
                 evidence = self.measure(source)
             except OSError as error:  # not cached: rights and disks recover without the file changing

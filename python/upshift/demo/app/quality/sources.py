@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 SUFFIX = ".py"
 # Folders that hold no sources of the tree's own: compiled files, and packages installed from elsewhere.
@@ -34,17 +35,15 @@ class Problem(NamedTuple):
 
 
 def find_sources(root: str, limit: int | None = None) -> tuple[list[Source], list[Problem]]:
-    """All sources below `root` in the order of their names, at most `limit`; a file stands for itself whatever its suffix.
+    """All sources below `root`, at most `limit`, in a fixed order. A file stands for itself, whatever its suffix.
 
-    Symbolic links to files count as files; links to folders are not followed, so loops cannot occur. Folders that cannot
-    be listed, dangling links and anything named like a source that is no regular file come back as problems. Raises
-    `OSError` or `ValueError` if `root` itself cannot be examined.
+    Symbolic links to files count as files; links to folders are not followed, so loops cannot occur. Folders that
+    cannot be listed, dangling links and anything named like a source that is no regular file come back as problems.
+    Raises `OSError` or `ValueError` if `root` itself cannot be examined.
     """
     problems: list[Problem] = []
-    if stat.S_ISDIR(os.stat(root).st_mode):
-        found = _walk(root, problems)
-    else:
-        found = iter([(root, os.path.basename(root))])
+    is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+    found = _walk(root, problems) if is_folder else iter([(root, os.path.basename(root))])
     sources: list[Source] = []
     for path, name in found:
         if limit is not None and len(sources) >= limit:
