@@ -510,7 +510,7 @@ def test_unreadable_files_are_counted(plain_cache):
 def test_mirror(tmp_path, tree):
     names = ["gone.py", "pkg/a.py", "pkg/sub/b.py"]
     before = state(tree)
-    assert mirror.build(str(tree), names, str(tmp_path / "mirror")) == "pkg/a.py"
+    assert mirror.build(tree, names, tmp_path / "mirror") == "pkg/a.py"
     copy, link = tmp_path / "mirror" / "pkg" / "a.py", tmp_path / "mirror" / "pkg" / "sub" / "b.py"
     assert not copy.is_symlink()
     assert link.is_symlink()
@@ -518,7 +518,7 @@ def test_mirror(tmp_path, tree):
         original = tree / mirrored.relative_to(tmp_path / "mirror")
         assert mirrored.read_bytes() == original.read_bytes()
         assert mirrored.stat().st_mtime_ns == original.stat().st_mtime_ns
-    mirror.touch(str(copy))
+    mirror.touch(copy)
     assert copy.stat().st_mtime_ns > (tree / "pkg" / "a.py").stat().st_mtime_ns
     assert state(tree) == before
 
@@ -527,8 +527,8 @@ def test_mirror_without_links(tmp_path, tree, monkeypatch):
     def no_links(*arguments):
         raise OSError("no links here")
 
-    monkeypatch.setattr(os, "symlink", no_links)
-    assert mirror.build(str(tree), ["gone.py", "pkg/a.py", "top.py"], str(tmp_path / "mirror")) == "pkg/a.py"
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    assert mirror.build(tree, ["gone.py", "pkg/a.py", "top.py"], tmp_path / "mirror") == "pkg/a.py"
     assert sorted(path.name for path in (tmp_path / "mirror").rglob("*.py")) == ["a.py", "top.py"]
     assert not (tmp_path / "mirror" / "top.py").is_symlink()
 
@@ -538,7 +538,7 @@ def test_touch_moves_on_even_from_the_future(tmp_path):
     path.touch()
     future = time.time_ns() + 10**15
     os.utime(path, ns=(future, future))
-    mirror.touch(str(path))
+    mirror.touch(path)
     assert path.stat().st_mtime_ns > future
 
 
@@ -587,7 +587,9 @@ def test_the_users_folder_is_not_on_the_path(plain_cache, tree, capfd, monkeypat
         (tree / name).write_text("raise SystemExit('taken for a module of the application')\n")
     monkeypatch.chdir(tree)
     assert cli.main(["."]) == 0
-    assert "10 Python files in ." in capfd.readouterr().out
+    out, _ = capfd.readouterr()
+    assert "10 Python files in ." in out
+    assert "g  pkg/a.py:1\n" in out
 
 
 def test_limit_and_workdir(plain_cache, tree, tmp_path, capfd):
@@ -626,9 +628,9 @@ def test_bad_paths(tree, path, capfd, monkeypatch):
 
 def test_bad_options(tree, tmp_path):
     for options in (["--limit", "0"], ["--limit", "x"], ["--top", "-1"]):
-        with pytest.raises(SystemExit) as exit:
+        with pytest.raises(SystemExit) as stopped:
             cli.main([str(tree), *options])
-        assert exit.value.code == 2
+        assert stopped.value.code == 2
     (tmp_path / "file").touch()
     assert cli.main([str(tree), "--workdir", str(tmp_path / "file")]) == 2
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from pathlib import Path
 from typing import Any, TextIO
 
 from .report import table
@@ -55,15 +56,18 @@ def _positive(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace, out: TextIO) -> int:
-    path = sysconfig.get_paths()["stdlib"] if options.path is None else options.path
+    text = sysconfig.get_paths()["stdlib"] if options.path is None else options.path
+    if not text:  # which Path would take for the current folder
+        return _complain("the path is empty", EXIT_USAGE)
+    path = Path(text)
     try:
-        os.stat(path)
+        path.stat()
     except (OSError, ValueError) as error:
-        return _complain(f"{path!a}: {getattr(error, 'strerror', None) or error}", EXIT_USAGE)
+        return _complain(f"{text!a}: {getattr(error, 'strerror', None) or error}", EXIT_USAGE)
     try:
         if options.workdir is not None:
-            os.makedirs(options.workdir, exist_ok=True)
-        work = os.path.abspath(tempfile.mkdtemp(prefix="upshift-demo-", dir=options.workdir))
+            Path(options.workdir).mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix="upshift-demo-", dir=options.workdir)).absolute()
     except (OSError, ValueError) as error:
         return _complain(f"no working folder: {error}", EXIT_USAGE)
     try:
@@ -72,12 +76,12 @@ def _demo(options: argparse.Namespace, out: TextIO) -> int:
         if options.workdir is None:
             shutil.rmtree(work, ignore_errors=True)
         else:
-            _say(out, f"kept: {work}")
+            _say(out, f"kept: {_plain(str(work))}")
 
 
 def _phases(runner: Runner, out: TextIO) -> int:
     files, problems = runner.prepare()
-    _say(out, f"{len(files):,} Python files in {runner.path}")
+    _say(out, f"{len(files):,} Python files in {_plain(str(runner.path))}")
     for problem in problems[:PROBLEMS_SHOWN]:
         _say(out, f"  not scanned: {_plain(problem['name'])}: {problem['detail']}")
     if len(problems) > PROBLEMS_SHOWN:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import time
+from pathlib import Path
 
 
-def build(root: str, names: list[str], destination: str) -> str | None:
+def build(root: Path, names: list[str], destination: Path) -> str | None:
     """Recreate the files `names` of folder `root` below `destination`; returns the name of the one that is a true copy.
 
     All others are symbolic links, so they keep size, time and access rights of the originals (where the platform or the
@@ -18,37 +20,36 @@ def build(root: str, names: list[str], destination: str) -> str | None:
     copied: str | None = None
     folders = set()
     for name in names:
-        source, target = (os.path.join(base, *name.split("/")) for base in (root, destination))
-        folder = os.path.dirname(target)
-        if folder not in folders:
-            os.makedirs(folder, exist_ok=True)
-            folders.add(folder)
+        source, target = (base.joinpath(*name.split("/")) for base in (root, destination))
+        if target.parent not in folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            folders.add(target.parent)
         if copied is None and _copy(source, target):
             copied = name
             continue
         try:
-            os.symlink(source, target)
+            target.symlink_to(source)
         except (OSError, NotImplementedError):
             _copy(source, target)
     return copied
 
 
-def touch(path: str) -> None:
+def touch(path: Path) -> None:
     """Give a file the present time of change, and in any case one later than it has."""
-    before = os.stat(path)
+    before = path.stat()
     # Two seconds are the coarsest step of any file system in use (FAT).
     now = max(time.time_ns(), before.st_mtime_ns + 2_000_000_000)
     os.utime(path, ns=(now, now))
 
 
-def _copy(source: str, target: str) -> bool:
+def _copy(source: Path, target: Path) -> bool:
     try:
         shutil.copyfile(source, target)
     except OSError:
-        if os.path.lexists(target):
-            os.unlink(target)
+        with contextlib.suppress(FileNotFoundError):
+            target.unlink()
         return False
-    status = os.stat(source)
-    os.chmod(target, stat.S_IMODE(status.st_mode) | stat.S_IWUSR)
+    status = source.stat()
+    target.chmod(stat.S_IMODE(status.st_mode) | stat.S_IWUSR)
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
     return True

@@ -26,13 +26,14 @@ class ApplicationError(Exception):
 class Runner:
     """The demo over one tree, with everything it writes in the folder `work` (which must be empty)."""
 
-    def __init__(self, path: str, work: str, top: int = 10, limit: int | None = None) -> None:
+    def __init__(self, path: Path, work: Path, top: int = 10, limit: int | None = None) -> None:
         self.path = path
-        self.folder = path if os.path.isdir(path) else os.path.dirname(path)
+        self.is_folder = path.is_dir()
+        self.folder = path if self.is_folder else path.parent
         self.work = work
         self.top = top
         self.limit = limit
-        self.tree = os.path.join(work, "tree")
+        self.tree = work / "tree"
         self.touched: str | None = None
         self.phases: list[Phase] = []
         self.summaries: list[dict[str, Any]] = []
@@ -42,10 +43,10 @@ class Runner:
     def prepare(self) -> tuple[list[str], list[dict[str, str]]]:
         """Ask the application which files it would scan, and recreate those. Returns them, and what is no such file."""
         limit = [] if self.limit is None else ["--limit", str(self.limit)]
-        listing, _ = self._run("--list", *limit, os.path.abspath(self.path))
+        listing, _ = self._run("--list", *limit, str(self.path.absolute()))
         files = listing["files"]
-        os.mkdir(self.tree)
-        self.touched = mirror.build(os.path.abspath(self.folder), files, self.tree)
+        self.tree.mkdir()
+        self.touched = mirror.build(self.folder.absolute(), files, self.tree)
         return files, listing["problems"]
 
     def cold_and_warm(self) -> None:
@@ -59,7 +60,7 @@ class Runner:
     def touch(self) -> None:
         """A pass in a new process after one file has changed."""
         if self.touched is not None:
-            mirror.touch(os.path.join(self.tree, *self.touched.split("/")))
+            mirror.touch(self.tree.joinpath(*self.touched.split("/")))
             self._scan("after touching one file")
 
     def agree(self) -> bool:
@@ -67,20 +68,18 @@ class Runner:
         return all(summary == self.summaries[0] for summary in self.summaries)
 
     def _scan(self, *titles: str) -> float:
-        target = self.tree
-        if not os.path.isdir(self.path):
-            target = os.path.join(self.tree, os.path.basename(self.path))
-        cache = os.path.join(self.work, "quality_cache.db")
+        target = self.tree if self.is_folder else self.tree / self.path.name
+        cache = self.work / "quality_cache.db"
         passes = ("--passes", str(len(titles)), "--top", str(self.top))
-        outcome, self.report = self._run("--cache", cache, *passes, "--name", self.folder, target)
+        outcome, self.report = self._run("--cache", str(cache), *passes, "--name", str(self.folder), str(target))
         for title, measured in zip(titles, outcome["passes"]):
             self.phases.append(Phase.of(title, measured))
             self.summaries.append(measured["summary"])
         return float(outcome["closing"])
 
     def _run(self, *arguments: str) -> tuple[dict[str, Any], str]:
-        results = os.path.join(self.work, "results.json")
-        command = [sys.executable, *LAUNCHER, str(APPLICATION), "--json", results, *arguments]
+        results = self.work / "results.json"
+        command = [sys.executable, *LAUNCHER, str(APPLICATION), "--json", str(results), *arguments]
         # In its own folder, lest modules in the user's current one are taken for those of the application.
         process = subprocess.Popen(
             command, cwd=self.work, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
@@ -94,15 +93,14 @@ class Runner:
             raise KeyboardInterrupt
         if process.returncode != 0:
             raise ApplicationError(f"the application ended with exit code {process.returncode}")
-        with open(results, encoding="utf-8") as file:
-            return json.load(file), output.decode("utf-8", "backslashreplace")
+        return json.loads(results.read_text(encoding="utf-8")), output.decode("utf-8", "backslashreplace")
 
 
 def _environment() -> dict[str, str]:
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
     if "PYTHONPATH" in environment:
         folders = environment["PYTHONPATH"].split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(folder).absolute()) for folder in folders)
     return environment
 
 

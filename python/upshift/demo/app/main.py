@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from quality.progress import Progress
@@ -82,13 +82,13 @@ def scan(options: argparse.Namespace) -> dict[str, Any]:
 def write(outcome: dict[str, Any], options: argparse.Namespace) -> None:
     """The report goes to standard output, for people; everything goes to the JSON file, for programs."""
     if options.json is not None:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(outcome, file, default=str)
+        Path(options.json).write_text(json.dumps(outcome, default=str), encoding="utf-8")
     if options.list:
-        lines = iter(printable(name) for name in outcome["files"])
+        lines = [printable(name) for name in outcome["files"]]
     else:
-        root = options.path if os.path.isdir(options.path) else os.path.dirname(options.path)
-        lines = report(outcome["passes"][-1]["summary"], root if options.name is None else options.name)
+        path = Path(options.path)
+        root = str(path if path.is_dir() else path.parent) if options.name is None else options.name
+        lines = report(outcome["passes"][-1]["summary"], root)
     for line in lines:
         print(line)
 

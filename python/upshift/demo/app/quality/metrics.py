@@ -12,6 +12,7 @@ import ast
 import io
 import tokenize
 import warnings
+from pathlib import Path
 from typing import Any
 
 # Part of every cache key: raise it when the numbers change their meaning.
@@ -27,8 +28,7 @@ _ALTERNATIVES: Any = getattr(ast, "MatchOr", ())
 
 def measure_file(path: str) -> dict[str, Any]:
     """Evidence of the file at `path` as plain data; see `measure`. Raises `OSError` if it cannot be read."""
-    with open(path, "rb") as file:
-        return measure(file.read())
+    return measure(Path(path).read_bytes())
 
 
 def measure(data: bytes) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 from .sources import printable
@@ -12,8 +12,12 @@ from .sources import printable
 PROBLEMS_SHOWN = 10
 
 
-def report(summary: dict[str, Any], root: str) -> Iterator[str]:
+def report(summary: dict[str, Any], root: str) -> list[str]:
     """Lines of text; files are named below `root`."""
+    return list(_lines(summary, root))
+
+
+def _lines(summary: dict[str, Any], root: str) -> Iterator[str]:
     functions, documentable = summary["functions"], summary["documentable"]
     yield (
         f"{summary['files']:,} files in {summary['packages']:,} folders: {summary['lines']:,} lines, "
@@ -36,7 +40,8 @@ def report(summary: dict[str, Any], root: str) -> Iterator[str]:
 
 
 def _place(root: str, function: dict[str, Any]) -> str:
-    return f"{printable(os.path.join(root, *function['file'].split('/')))}:{function['line']}"
+    path = PurePath(root, *function["file"].split("/"))
+    return f"{printable(str(path))}:{function['line']}"
 
 
 def _problems(problems: list[dict[str, str]]) -> Iterator[str]:
