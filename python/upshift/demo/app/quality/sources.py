@@ -1,6 +1,6 @@
 """Find the Python sources of a tree."""
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH116, PTH118, PTH119
 # Plain strings: a scan handles thousands of names, and Path objects would cost it more than looking up the evidence.
 
 from __future__ import annotations
