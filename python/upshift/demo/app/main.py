@@ -1,0 +1,97 @@
+"""Scan a tree of Python sources for quality evidence: python main.py PATH"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from quality.progress import Progress
+from quality.report import report
+from quality.scanner import Scanner, open_cache
+from quality.sources import find_sources, printable, reason
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="quality", description="Quality evidence of a tree of Python sources.")
+    parser.add_argument("path", help="folder or file to scan")
+    parser.add_argument("--cache", default="quality_cache.db", help="where evidence is kept from run to run")
+    parser.add_argument("--forget", metavar="PACKAGE", help="measure this package anew")
+    parser.add_argument("--limit", type=int, metavar="N", help="scan only the first N files")
+    parser.add_argument("--list", action="store_true", help="only list the files")
+    parser.add_argument("--name", metavar="PATH", help="what the report calls the tree, if it is a copy")
+    parser.add_argument("--passes", type=int, default=1, metavar="N", help="scan N times in this process")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many functions to name")
+    parser.add_argument("--json", metavar="FILE", help="write results and cache statistics here")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    try:
+        outcome = listing(options) if options.list else scan(options)
+    except (OSError, ValueError) as error:
+        message = reason(error) if isinstance(error, OSError) else str(error)
+        print(f"quality: {printable(options.path)}: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("quality: interrupted", file=sys.stderr)
+        return 130
+    write(outcome, options)
+    return 0
+
+
+def listing(options: argparse.Namespace) -> dict[str, Any]:
+    """Names of what would be scanned, relative to the path."""
+    sources, problems = find_sources(options.path, options.limit)
+    return {"files": [source.name for source in sources], "problems": [problem._asdict() for problem in problems]}
+
+
+def scan(options: argparse.Namespace) -> dict[str, Any]:
+    """Scan as often as asked. The seconds of a pass are those from looking for files to the summary; the first pass
+    includes opening the cache. `stats` are the cache's own, before the pass and after it."""
+    passes: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    cache = open_cache(options.cache)
+    try:
+        if options.forget is not None:
+            Scanner(cache).forget(options.forget)
+        scanner = Scanner(cache)
+        for number in range(1, options.passes + 1):
+            before = cache.get_stats()
+            sources, problems = find_sources(options.path, options.limit)
+            label = f"pass {number} of {options.passes}" if options.passes > 1 else "scanning"
+            with Progress(label, len(sources), sys.stderr) as progress:
+                summary = scanner.scan(sources, options.top, progress.advance)
+            seconds = time.perf_counter() - started
+            summary["problems"] += [problem._asdict() for problem in problems]
+            passes.append({"seconds": seconds, "before": before, "after": cache.get_stats(), "summary": summary})
+            started = time.perf_counter()
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not disturb closing
+        raise
+    finally:
+        cache.close()
+    return {"passes": passes, "closing": time.perf_counter() - started}
+
+
+def write(outcome: dict[str, Any], options: argparse.Namespace) -> None:
+    """The report goes to standard output, for people; everything goes to the JSON file, for programs."""
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(outcome, default=str), encoding="utf-8")
+    if options.list:
+        lines = [printable(name) for name in outcome["files"]]
+    else:
+        path = Path(options.path)
+        root = str(path if path.is_dir() else path.parent) if options.name is None else options.name
+        lines = report(outcome["passes"][-1]["summary"], root)
+    for line in lines:
+        print(line)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

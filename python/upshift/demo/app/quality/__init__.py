@@ -1,0 +1,1 @@
+"""Quality evidence for trees of Python sources."""
