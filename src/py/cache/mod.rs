@@ -1,0 +1,460 @@
+//! `ResultCache`: the engine behind one native class.
+//!
+//! - this file: the class and its methods
+//! - [`core`]: lookups, stores and removals shared by the methods and by decorated functions
+//! - [`state`]: what the interpreter lock guards
+//! - [`disk`]: the disk tier as the class uses it
+//! - [`options`], [`listeners`]: argument checks, callbacks
+//!
+//! Every operation follows one order: Python code first (hashing, encoding, sizing), then the critical section, then
+//! the disk tier, then listeners and the destruction of whatever left.
+
+pub mod core;
+pub mod disk;
+mod listeners;
+pub mod options;
+pub mod state;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use self::core::Put;
+use self::disk::Disk;
+use self::state::{Counters, Engine, State};
+use super::lock::CacheLock;
+use super::lookup::hash_key;
+use crate::cache::{Limits, PolicyKind, Reason};
+use crate::support::sync::AttachedCell;
+
+/// Set until `__init__` has run.
+const UNINITIALISED: u32 = 1;
+/// A listener wants to hear of hits or misses.
+pub const LISTENED: u32 = 2;
+/// Changes of other processes are looked for on each hit (`coherence=0`).
+pub const CHECK_EACH: u32 = 4;
+
+/// Settings that are read outside the critical section.
+pub struct Settings {
+    pub default_ttl: Py<PyAny>,
+    pub default_seconds: f64,
+    pub enable_persistent: bool,
+    pub max_size: usize,
+    pub max_bytes: Option<u64>,
+    pub jitter: f64,
+    pub sizeof: Option<Py<PyAny>>,
+    pub on_evict: Option<Py<PyAny>>,
+    pub on_hit: Option<Py<PyAny>>,
+    pub on_miss: Option<Py<PyAny>>,
+    pub disk_errors: u64,
+}
+
+/// Bounded in-memory result cache with time to live, tags, eviction policies and an optional SQLite tier.
+#[pyclass(frozen, subclass, dict, weakref, module = "upshift")]
+pub struct ResultCache {
+    flags: AtomicU32,
+    lock: Py<CacheLock>,
+    pub(super) state: AttachedCell<State>,
+    pub(super) settings: AttachedCell<Settings>,
+    pub(super) disk: Disk,
+}
+
+#[pymethods]
+impl ResultCache {
+    /// Accepts anything: subclasses may have their own signature, configuration happens in `__init__`.
+    #[new]
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn new(
+        py: Python<'_>,
+        _arguments: &Bound<'_, PyTuple>,
+        _options: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let limits = Limits { entries: 0, bytes: None };
+        Ok(Self {
+            flags: AtomicU32::new(UNINITIALISED),
+            lock: Py::new(py, CacheLock::default())?,
+            state: AttachedCell::new(State {
+                engine: Engine::new(limits, PolicyKind::Lru),
+                counters: Counters::default(),
+                invalidations: 0,
+            }),
+            settings: AttachedCell::new(Settings {
+                default_ttl: py.None(),
+                default_seconds: 0.0,
+                enable_persistent: false,
+                max_size: 0,
+                max_bytes: None,
+                jitter: 0.0,
+                sizeof: None,
+                on_evict: None,
+                on_hit: None,
+                on_miss: None,
+                disk_errors: 0,
+            }),
+            disk: Disk::default(),
+        })
+    }
+
+    #[pyo3(signature = (max_size = None, default_ttl = None, enable_persistent = false, db_path = None, *,
+        max_bytes = None, policy = "lru", sizeof = None, ttl_jitter = 0.0, durability = "memory", coherence = Some(1.0),
+        allow_pickle = true, trust_legacy = None, on_evict = None, on_hit = None, on_miss = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn __init__<'py>(
+        slf: &Bound<'py, Self>,
+        max_size: Option<Bound<'py, PyAny>>,
+        default_ttl: Option<Bound<'py, PyAny>>,
+        enable_persistent: bool,
+        db_path: Option<Bound<'py, PyAny>>,
+        max_bytes: Option<Bound<'py, PyAny>>,
+        policy: &str,
+        sizeof: Option<Bound<'py, PyAny>>,
+        ttl_jitter: f64,
+        durability: &str,
+        coherence: Option<f64>,
+        allow_pickle: bool,
+        trust_legacy: Option<bool>,
+        on_evict: Option<Bound<'py, PyAny>>,
+        on_hit: Option<Bound<'py, PyAny>>,
+        on_miss: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let entries = max_size.map_or(Ok(1000), |value| options::count(&value, "max_size"))?;
+        let bytes = max_bytes.map(|value| options::count(&value, "max_bytes")).transpose()?.map(|bytes| bytes as u64);
+        let default_ttl = match default_ttl {
+            Some(value) => value,
+            None => 3600_i64.into_pyobject(py)?.into_any(),
+        };
+        let default_seconds = options::non_negative_seconds(&default_ttl, "default_ttl")?;
+        let policy = options::policy(policy)?;
+        let fresh = Settings {
+            default_ttl: default_ttl.unbind(),
+            default_seconds,
+            enable_persistent,
+            max_size: entries,
+            max_bytes: bytes,
+            jitter: options::jitter(ttl_jitter)?,
+            sizeof: options::callable(sizeof, "sizeof")?,
+            on_evict: options::callable(on_evict, "on_evict")?,
+            on_hit: options::callable(on_hit, "on_hit")?,
+            on_miss: options::callable(on_miss, "on_miss")?,
+            disk_errors: 0,
+        };
+        let mut flags = if fresh.on_hit.is_some() || fresh.on_miss.is_some() { LISTENED } else { 0 };
+        let disk_options = disk::Options::new(durability, coherence, allow_pickle, trust_legacy)?;
+        let old = this.settings.with(py, |settings| std::mem::replace(settings, fresh));
+        drop(old);
+        let old = this.state.with(py, |state| {
+            std::mem::replace(&mut state.engine, Engine::new(Limits { entries, bytes }, policy))
+        });
+        drop(old);
+        if let Some(path) = db_path.filter(|path| enable_persistent && !path.is_none()) {
+            disk::open(slf, &path, &disk_options)?;
+            if disk_options.checks_each_hit() {
+                flags |= CHECK_EACH;
+            }
+        }
+        this.flags.store(flags, Ordering::Relaxed);
+        super::runtime::watch(slf)
+    }
+
+    /// The value stored under `key`, or `default`.
+    #[pyo3(signature = (key, default = None))]
+    fn get<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        slf.get().enter(py)?;
+        match core::get(slf, key, hash_key(key)?)? {
+            Some(value) => Ok(value.into_bound(py)),
+            None => Ok(default.unwrap_or_else(|| py.None().into_bound(py))),
+        }
+    }
+
+    /// Stores `value` under `key`.
+    #[pyo3(signature = (key, value, ttl = None, tags = None, *, cost = None))]
+    fn set<'py>(
+        slf: &Bound<'py, Self>,
+        key: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyAny>,
+        ttl: Option<&Bound<'py, PyAny>>,
+        tags: Option<&Bound<'py, PyAny>>,
+        cost: Option<f32>,
+    ) -> PyResult<()> {
+        let this = slf.get();
+        this.enter(slf.py())?;
+        let hash = hash_key(key)?;
+        let tags = if tags.is_some() { options::tags(tags)? } else { Vec::new() };
+        let ttl = ttl.map(|ttl| options::seconds(ttl, "ttl")).transpose()?;
+        core::put(slf, key, hash, value, Put { ttl, tags: &tags, cost: cost.unwrap_or(1.0), ..Put::default() })
+    }
+
+    /// Removes `key` from both tiers; True if a live entry existed.
+    fn delete<'py>(slf: &Bound<'py, Self>, key: &Bound<'py, PyAny>) -> PyResult<bool> {
+        slf.get().enter(slf.py())?;
+        core::delete(slf, key, hash_key(key)?)
+    }
+
+    /// Empties both tiers; the number of live keys removed.
+    fn clear(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        slf.get().enter(slf.py())?;
+        core::clear(slf)
+    }
+
+    /// Removes every live entry that carries `tag`, in memory or on disk.
+    fn invalidate_by_tag(slf: &Bound<'_, Self>, tag: &str) -> PyResult<usize> {
+        slf.get().enter(slf.py())?;
+        core::invalidate(slf, core::Selector::Tag(tag))
+    }
+
+    /// Removes every live entry whose key contains `pattern` (plain, case-sensitive substring).
+    fn invalidate_pattern<'py>(slf: &Bound<'py, Self>, pattern: &Bound<'py, PyString>) -> PyResult<usize> {
+        slf.get().enter(slf.py())?;
+        core::invalidate(slf, core::Selector::Pattern(pattern))
+    }
+
+    /// Removes everything expired from both tiers.
+    fn cleanup_expired(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        slf.get().enter(slf.py())?;
+        core::cleanup_expired(slf)
+    }
+
+    /// Loads live disk rows into memory, most recently accessed first.
+    #[pyo3(signature = (limit = None))]
+    fn preload(slf: &Bound<'_, Self>, limit: Option<Bound<'_, PyAny>>) -> PyResult<usize> {
+        slf.get().enter(slf.py())?;
+        let limit = limit.map(|limit| options::count(&limit, "limit")).transpose()?;
+        disk::preload(slf, limit.unwrap_or(usize::MAX))
+    }
+
+    /// Waits until every accepted write is on disk; False if `timeout` seconds pass before.
+    #[pyo3(signature = (timeout = None))]
+    fn flush(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        slf.get().enter(slf.py())?;
+        disk::flush(slf, timeout)
+    }
+
+    /// Flushes and closes the disk tier; the object goes on as a memory-only cache.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().enter(slf.py())?;
+        disk::close(slf)
+    }
+
+    fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        let (py, this) = (slf.py(), slf.get());
+        this.enter(py)?;
+        Ok(this.state.with(py, |state| state.engine.len()))
+    }
+
+    fn __contains__<'py>(slf: &Bound<'py, Self>, key: &Bound<'py, PyAny>) -> PyResult<bool> {
+        slf.get().enter(slf.py())?;
+        core::contains(slf, key, hash_key(key)?)
+    }
+
+    /// An empty cache is still a cache: `cache or other` must not pass over it.
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    #[getter]
+    fn max_size(&self, py: Python<'_>) -> usize {
+        self.settings.with(py, |settings| settings.max_size)
+    }
+
+    #[setter]
+    fn set_max_size(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().enter(slf.py())?;
+        let entries = options::count(value, "max_size")?;
+        slf.get().settings.with(slf.py(), |settings| settings.max_size = entries);
+        core::apply_limits(slf)
+    }
+
+    #[getter]
+    fn max_bytes(&self, py: Python<'_>) -> Option<u64> {
+        self.settings.with(py, |settings| settings.max_bytes)
+    }
+
+    #[setter]
+    fn set_max_bytes(slf: &Bound<'_, Self>, value: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        slf.get().enter(slf.py())?;
+        let bytes = value.map(|value| options::count(value, "max_bytes")).transpose()?.map(|bytes| bytes as u64);
+        let before = slf.get().settings.with(slf.py(), |settings| std::mem::replace(&mut settings.max_bytes, bytes));
+        if before.is_none() && bytes.is_some() {
+            core::reweigh(slf)?;
+        }
+        core::apply_limits(slf)
+    }
+
+    #[getter]
+    fn policy(&self, py: Python<'_>) -> &'static str {
+        self.state.with(py, |state| state.engine.policy().as_str())
+    }
+
+    #[setter]
+    fn set_policy(slf: &Bound<'_, Self>, name: &str) -> PyResult<()> {
+        slf.get().enter(slf.py())?;
+        let policy = options::policy(name)?;
+        slf.get().state.with(slf.py(), |state| state.engine.set_policy(policy));
+        Ok(())
+    }
+
+    #[getter]
+    fn default_ttl(&self, py: Python<'_>) -> Py<PyAny> {
+        self.settings.with(py, |settings| settings.default_ttl.clone_ref(py))
+    }
+
+    #[setter]
+    fn set_default_ttl(&self, value: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = value.py();
+        let seconds = options::non_negative_seconds(&value, "default_ttl")?;
+        let value = value.unbind();
+        let old = self.settings.with(py, |settings| {
+            settings.default_seconds = seconds;
+            std::mem::replace(&mut settings.default_ttl, value)
+        });
+        drop(old);
+        Ok(())
+    }
+
+    #[getter]
+    fn enable_persistent(&self, py: Python<'_>) -> bool {
+        self.settings.with(py, |settings| settings.enable_persistent)
+    }
+
+    #[getter]
+    fn lock(&self, py: Python<'_>) -> Py<CacheLock> {
+        self.lock.clone_ref(py)
+    }
+
+    /// The numbers behind `get_stats()` and `stats`.
+    fn _counts<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
+        slf.get().enter(slf.py())?;
+        core::counts(slf)
+    }
+
+    /// Overwrites one of the six counters (`stats[name] = value`).
+    fn _set_count(&self, py: Python<'_>, name: &str, value: u64) -> PyResult<()> {
+        self.enter(py)?;
+        core::set_count(self, py, name, value)
+    }
+
+    /// `(value, expires epoch or None, created epoch, access count)` of a stored key, without counting an access.
+    fn _peek<'py>(slf: &Bound<'py, Self>, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        slf.get().enter(slf.py())?;
+        core::peek(slf, key, hash_key(key)?)
+    }
+
+    /// The stored keys, the next to be evicted first.
+    fn _keys(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        self.enter(py)?;
+        Ok(self.state.with(py, |state| {
+            state.engine.order().into_iter().map(|slot| state.engine.entry(slot).key.clone_ref(py)).collect()
+        }))
+    }
+
+    /// The tags that at least one stored entry carries.
+    fn _tags(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.enter(py)?;
+        Ok(self.state.with(py, |state| state.engine.tags().map(|(name, _)| name.to_owned()).collect()))
+    }
+
+    /// The keys of the stored entries that carry `tag`, or None if there is none.
+    fn _tagged(&self, py: Python<'_>, tag: &str) -> PyResult<Option<Vec<Py<PyAny>>>> {
+        self.enter(py)?;
+        Ok(core::tagged(self, py, tag))
+    }
+
+    /// Path of the open disk tier, or None.
+    fn _db_path(&self) -> Option<std::path::PathBuf> {
+        self.disk.path()
+    }
+
+    /// One round of background upkeep: expiry in both tiers.
+    fn _sweep(slf: &Bound<'_, Self>) -> PyResult<()> {
+        core::sweep(slf)
+    }
+
+    /// Applies what other processes invalidated; the number of changes seen.
+    fn _apply_changes(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        disk::apply_changes(slf)
+    }
+
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let name = slf.get_type().name()?;
+        Err(PyTypeError::new_err(format!("cannot pickle {name}: it holds live values; share one through db_path instead")))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let (py, this) = (slf.py(), slf.get());
+        let name = slf.get_type().name()?;
+        if this.flags.load(Ordering::Relaxed) & UNINITIALISED != 0 {
+            return Ok(format!("<{name} (not initialised)>"));
+        }
+        let (len, policy) = this.state.with(py, |state| (state.engine.len(), state.engine.policy().as_str()));
+        let max_size = this.settings.with(py, |settings| settings.max_size);
+        Ok(format!("<{name} policy={policy:?} size={len} max_size={max_size}>"))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        core::traverse(self, &visit)
+    }
+
+    fn __clear__(&self) {
+        core::release_all(self);
+    }
+}
+
+impl ResultCache {
+    /// Every public operation begins here: refuses an object that was never initialised, and waits while another
+    /// thread holds `lock`.
+    #[inline(always)]
+    pub(super) fn enter(&self, py: Python<'_>) -> PyResult<()> {
+        if self.flags.load(Ordering::Relaxed) & UNINITIALISED != 0 || self.lock.get().is_held_by_other() {
+            return self.enter_slowly(py);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn enter_slowly(&self, py: Python<'_>) -> PyResult<()> {
+        if self.flags.load(Ordering::Relaxed) & UNINITIALISED != 0 {
+            return Err(super::errors::not_initialised(py, "ResultCache"));
+        }
+        self.lock.get().wait_until_free(py)
+    }
+
+    /// True when a hit needs nothing but the engine: no listener, no check of other processes, no held lock.
+    #[inline(always)]
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) == 0 && !self.lock.get().is_held_by_other()
+    }
+
+    #[inline(always)]
+    pub(super) fn has(&self, flag: u32) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    /// Removes with [`Reason::Expired`] what is past its time; shared by reads and sweeps.
+    pub(super) fn on_evict(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.settings.with(py, |settings| settings.on_evict.as_ref().map(|listener| listener.clone_ref(py)))
+    }
+
+    /// Reports `gone` to `on_evict` and destroys it; call it last, user code runs here.
+    pub(super) fn dismiss(&self, py: Python<'_>, gone: state::Gone) {
+        if gone.is_empty() {
+            return;
+        }
+        if let Some(listener) = self.on_evict(py) {
+            listeners::evicted(py, &listener, &gone);
+        }
+        drop(gone);
+    }
+
+    pub(super) fn removed_reason_expired() -> Reason {
+        Reason::Expired
+    }
+}

@@ -1,0 +1,685 @@
+//! `Call`: what a decorated function does when it is called.
+//!
+//! [`Call::hit`] answers from memory without touching a reference count but the result's. Everything else goes through
+//! [`Call::miss`]: the text key, the disk tier, single flight, the computation, the store. Coroutine functions, leases
+//! across processes and caches with overridden methods are driven from Python (`upshift._calls`) with the methods of
+//! `Call` exposed here.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyException, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::flight::{self, Flight, Landed};
+use super::signature::{Bound1, Signature};
+use super::stock::Stock;
+use crate::py::cache::core::{self, Attach, Look, Put};
+use crate::py::cache::state::Alias;
+use crate::py::cache::{ResultCache, options};
+use crate::py::keys::{CallKey, call_key};
+use crate::py::lookup::{fold, fold_argument, hash_key, same_argument};
+
+/// A value given at decoration, or derived from each result.
+enum Setting<T> {
+    Fixed(T),
+    Derived(Py<PyAny>),
+}
+
+/// A call with its key worked out.
+#[pyclass(frozen, module = "upshift._native")]
+pub struct Request {
+    #[pyo3(get)]
+    pub key: Py<PyAny>,
+    hash: u64,
+    alias: Option<(u64, Py<PyAny>)>,
+    /// The key means something in this process only.
+    memory_only: bool,
+}
+
+#[pymethods]
+impl Request {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.key)?;
+        if let Some((_, arguments)) = &self.alias {
+            visit.call(arguments)?;
+        }
+        Ok(())
+    }
+}
+
+/// A decorated function's behaviour.
+#[pyclass(frozen, weakref, module = "upshift._native")]
+pub struct Call {
+    cache: Py<ResultCache>,
+    function: Py<PyAny>,
+    /// Prefix of the text keys, without the ':'.
+    name: String,
+    token: u64,
+    seed: u64,
+    signature: Option<Signature>,
+    key_func: Option<Py<PyAny>>,
+    ttl: Setting<Option<f64>>,
+    tags: Setting<Vec<String>>,
+    jitter: Option<f64>,
+    version: Option<Py<PyAny>>,
+    memory_only: bool,
+    single_flight: bool,
+    wait_timeout: Option<f64>,
+    stale_while_revalidate: u64,
+    stale_if_error: u64,
+    /// `run(call, args, kwargs)` replaces the native miss path, and for coroutine functions the hit path too.
+    driver: Option<Py<PyAny>>,
+    /// `overridden(call, args, kwargs)` serves caches whose methods a subclass or a test replaced.
+    overridden: Py<PyAny>,
+    /// `refresh_later(call, args, kwargs)` recomputes in the background.
+    refresh_later: Py<PyAny>,
+    /// Memory hits need no more than [`Call::hit`].
+    fast: bool,
+    unary: bool,
+    stock: Stock,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+
+impl Call {
+    /// The stored result for these arguments, as a new reference; `None` if more than the memory tier is needed.
+    ///
+    /// # Safety
+    /// Vectorcall convention: `count` positional objects, then one for each of `names` (null or tuple of str).
+    #[inline(always)]
+    pub unsafe fn hit(
+        &self,
+        py: Python<'_>,
+        arguments: *const *mut ffi::PyObject,
+        count: usize,
+        names: *mut ffi::PyObject,
+    ) -> Option<*mut ffi::PyObject> {
+        let cache = self.cache.get();
+        if !self.fast || !cache.is_plain() || !self.stock.holds() {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        unsafe {
+            if names.is_null() && self.unary && count == 1 {
+                let argument = *arguments;
+                let hash = fold_argument(self.seed, argument)?;
+                return self.serve(py, cache, hash, |alias| same_argument(alias.arguments.as_ptr(), argument));
+            }
+            let signature = self.signature.as_ref()?;
+            if names.is_null() && signature.is_exact(count) {
+                return self.serve_bound(py, cache, std::slice::from_raw_parts(arguments, count));
+            }
+            let bound = signature.bind(arguments, count, names)?;
+            self.serve_bound(py, cache, &bound)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn serve_bound(
+        &self,
+        py: Python<'_>,
+        cache: &ResultCache,
+        bound: &[*mut ffi::PyObject],
+    ) -> Option<*mut ffi::PyObject> {
+        let hash = self.hash_bound(bound)?;
+        let unary = self.unary;
+        self.serve(py, cache, hash, |alias| {
+            let stored = alias.arguments.as_ptr();
+            // SAFETY: what `own` stored is the object itself for unary functions, else an exact tuple.
+            unsafe {
+                if unary {
+                    return same_argument(stored, bound[0]);
+                }
+                ffi::PyTuple_GET_SIZE(stored) as usize == bound.len()
+                    && bound.iter().enumerate().all(|(i, item)| {
+                        let stored = ffi::PyTuple_GET_ITEM(stored, i as ffi::Py_ssize_t);
+                        stored == *item || same_argument(stored, *item)
+                    })
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn serve(
+        &self,
+        py: Python<'_>,
+        cache: &ResultCache,
+        hash: u64,
+        mut same: impl FnMut(&Alias) -> bool,
+    ) -> Option<*mut ffi::PyObject> {
+        cache.state.with(py, |state| {
+            let token = self.token;
+            let slot = state.engine.find_alias(hash, |alias| alias.function == token && same(alias))?;
+            if !state.is_live(slot) {
+                return None;
+            }
+            state.engine.touch(slot);
+            state.counters.hits += 1;
+            self.count(&self.hits);
+            Some(state.engine.entry(slot).value.clone_ref(py).into_ptr())
+        })
+    }
+
+    /// One more hit or miss of this function. The interpreter lock serialises it; atomic only to be `Sync`.
+    #[inline(always)]
+    fn count(&self, counter: &AtomicU64) {
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn hash_bound(&self, bound: &[*mut ffi::PyObject]) -> Option<u64> {
+        let mut hash = self.seed;
+        for item in bound {
+            hash = match fold_argument(hash, *item) {
+                Some(hash) => hash,
+                // The mark is no user's object; its address is as good a hash as any.
+                None if self.signature.as_ref()?.is_mark(*item) => fold(hash, *item as u64),
+                None => return None,
+            };
+        }
+        Some(hash)
+    }
+
+    /// Serves a call that [`hit`](Self::hit) did not.
+    ///
+    /// # Safety
+    /// As for `hit`.
+    pub unsafe fn miss(
+        slf: &Bound<'_, Self>,
+        arguments: *const *mut ffi::PyObject,
+        count: usize,
+        names: *mut ffi::PyObject,
+    ) -> PyResult<Py<PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let cache = this.cache.bind(py);
+        cache.get().enter(py)?;
+        // SAFETY: the caller's promise, for all uses below.
+        unsafe {
+            let handler = if this.stock.holds_slowly(cache) { this.driver.as_ref() } else { Some(&this.overridden) };
+            if let Some(handler) = handler {
+                let (positional, keywords) = collect(py, arguments, count, names)?;
+                return handler.call1(py, (slf, positional, keywords));
+            }
+            let compute = || {
+                let result = ffi::PyObject_Vectorcall(this.function.as_ptr(), arguments, count, names);
+                Bound::from_owned_ptr_or_err(py, result)
+            };
+            let request = if this.key_func.is_some() {
+                let (positional, keywords) = collect(py, arguments, count, names)?;
+                Some(this.request_by_key_func(&positional, &keywords)?)
+            } else {
+                match this.signature.as_ref().and_then(|signature| signature.bind(arguments, count, names)) {
+                    Some(bound) => this.request_for(py, &bound)?,
+                    None => None,
+                }
+            };
+            let Some(request) = request else {
+                return compute().map(Bound::unbind);
+            };
+            let stale = match this.look(cache, &request, true)? {
+                Look::Fresh(value) => return Ok(value),
+                Look::Stale { value, age } if age <= this.stale_while_revalidate => {
+                    this.served_stale(cache);
+                    let (positional, keywords) = collect(py, arguments, count, names)?;
+                    this.refresh_later.call1(py, (slf, positional, keywords))?;
+                    return Ok(value);
+                }
+                Look::Stale { value, .. } => {
+                    this.missed(cache, &request);
+                    Some(value)
+                }
+                Look::Absent => None,
+            };
+            this.compute_once(cache, &request, stale, compute)
+        }
+    }
+
+    fn served_stale(&self, cache: &Bound<'_, ResultCache>) {
+        cache.get().state.with(cache.py(), |state| state.counters.hits += 1);
+        self.count(&self.hits);
+    }
+
+    fn missed(&self, cache: &Bound<'_, ResultCache>, request: &Request) {
+        cache.get().missed(request.key.bind(cache.py()));
+        self.count(&self.misses);
+    }
+
+    /// Looks in both tiers; counts a hit, or a miss unless a stale value was found.
+    fn look(&self, cache: &Bound<'_, ResultCache>, request: &Request, count: bool) -> PyResult<Look> {
+        let py = cache.py();
+        let attach = Attach {
+            alias: request.alias.as_ref().map(|(hash, arguments)| (*hash, self.alias(py, arguments))),
+            group: self.token,
+            memory_only: request.memory_only,
+        };
+        let found = core::look(cache, request.key.bind(py), request.hash, Some(attach), count)?;
+        match &found {
+            Look::Fresh(_) if count => self.count(&self.hits),
+            Look::Absent if count => self.count(&self.misses),
+            _ => {}
+        }
+        Ok(found)
+    }
+
+    fn alias(&self, py: Python<'_>, arguments: &Py<PyAny>) -> Alias {
+        Alias { function: self.token, arguments: arguments.clone_ref(py) }
+    }
+
+    /// Computes and stores, or waits for the thread that already does.
+    fn compute_once<'py>(
+        &self,
+        cache: &Bound<'py, ResultCache>,
+        request: &Request,
+        stale: Option<Py<PyAny>>,
+        compute: impl Fn() -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = cache.py();
+        if !self.single_flight {
+            return self.compute_and_store(cache, request, None, stale, &compute);
+        }
+        let deadline = self.wait_timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
+        let (flights, key) = (cache.get().flights.bind(py), request.key.bind(py));
+        loop {
+            let (leads, flight) = flight::join(flights, key, self.token, self.fixed_tags(), true)?;
+            if leads {
+                // Someone else may have landed between the lookup and the start of this flight.
+                if let Look::Fresh(value) = self.look(cache, request, false)? {
+                    flight::end(flights, key, &flight, Some(value.clone_ref(py)))?;
+                    return Ok(value);
+                }
+                let result = self.compute_and_store(cache, request, Some(flight.get()), stale, &compute);
+                let landed = result.as_ref().ok().map(|value| value.clone_ref(py));
+                flight::end(flights, key, &flight, landed)?;
+                return result;
+            }
+            match Flight::wait(&flight, deadline)? {
+                Landed::Value(value) => return Ok(value),
+                Landed::Failed => {}
+                Landed::Timeout => {
+                    return Err(crate::py::errors::single_flight_timeout(py, &self.name, self.wait_timeout));
+                }
+                Landed::WouldDeadlock => return self.compute_and_store(cache, request, None, stale, &compute),
+            }
+        }
+    }
+
+    fn compute_and_store<'py>(
+        &self,
+        cache: &Bound<'py, ResultCache>,
+        request: &Request,
+        flight: Option<&Flight>,
+        stale: Option<Py<PyAny>>,
+        compute: &impl Fn() -> PyResult<Bound<'py, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let started = Instant::now();
+        match compute() {
+            Ok(value) => {
+                self.store_result(cache, request, flight, &value, started.elapsed().as_secs_f32())?;
+                Ok(value.unbind())
+            }
+            Err(error) => self.rescue(cache.py(), error, stale),
+        }
+    }
+
+    /// `stale_if_error`: the expired value instead of an exception, if there is one that is young enough.
+    fn rescue(&self, py: Python<'_>, error: PyErr, stale: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        match stale {
+            Some(value) if self.stale_if_error > 0 && error.is_instance_of::<PyException>(py) => {
+                let text = format!("{} failed, serving its expired result", self.name);
+                crate::py::log_error(py, "upshift.cache", &text, &error);
+                Ok(value)
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn store_result(
+        &self,
+        cache: &Bound<'_, ResultCache>,
+        request: &Request,
+        flight: Option<&Flight>,
+        value: &Bound<'_, PyAny>,
+        cost: f32,
+    ) -> PyResult<()> {
+        let py = cache.py();
+        let ttl = match &self.ttl {
+            Setting::Fixed(ttl) => *ttl,
+            Setting::Derived(derive) => {
+                let ttl = derive.bind(py).call1((value,))?;
+                if ttl.is_none() { None } else { Some(options::seconds(&ttl, "ttl")?) }
+            }
+        };
+        let derived;
+        let tags = match &self.tags {
+            Setting::Fixed(tags) => tags,
+            Setting::Derived(derive) => {
+                derived = options::tags(Some(&derive.bind(py).call1((value,))?))?;
+                &derived
+            }
+        };
+        if flight.is_some_and(Flight::is_doomed) {
+            return Ok(());
+        }
+        let put = Put {
+            ttl,
+            tags,
+            cost,
+            grace: self.stale_while_revalidate.max(self.stale_if_error),
+            alias: request.alias.as_ref().map(|(hash, arguments)| (*hash, self.alias(py, arguments))),
+            group: Some(self.token),
+            function: self.key_func.is_some().then_some(self.name.as_str()),
+            memory_only: request.memory_only,
+            jitter: self.jitter,
+        };
+        core::put(cache, request.key.bind(py), request.hash, value, put)
+    }
+
+    fn fixed_tags(&self) -> &[String] {
+        match &self.tags {
+            Setting::Fixed(tags) => tags,
+            Setting::Derived(_) => &[],
+        }
+    }
+
+    fn request_by_key_func(
+        &self,
+        positional: &Bound<'_, PyTuple>,
+        keywords: &Bound<'_, PyDict>,
+    ) -> PyResult<Request> {
+        let py = positional.py();
+        let key_func = self.key_func.as_ref().ok_or_else(|| PyTypeError::new_err("no key_func"))?;
+        let key = key_func.bind(py).call(positional, Some(keywords))?;
+        let hash = hash_key(&key)?;
+        Ok(Request { key: key.unbind(), hash, alias: None, memory_only: self.memory_only })
+    }
+
+    /// Works out the text key; `None` if the arguments cannot be told apart (the call is then not cached).
+    fn request_for(&self, py: Python<'_>, bound: &Bound1) -> PyResult<Option<Request>> {
+        let Some(signature) = &self.signature else { return Ok(None) };
+        let alias = match self.hash_bound(bound) {
+            Some(hash) => Some((hash, signature.own(py, bound)?)),
+            None => None,
+        };
+        let (positional, keywords) = signature.split(py, bound)?;
+        if let Some(version) = &self.version {
+            keywords.set_item(VERSION, version)?;
+        }
+        let (text, memory_only) = match call_key(py, &self.name, &positional, &keywords)? {
+            CallKey::Durable(text) => (text, self.memory_only),
+            CallKey::MemoryOnly(text) => (text, true),
+            CallKey::Uncacheable => return Ok(None),
+        };
+        let key = PyString::new(py, &text).into_any();
+        Ok(Some(Request { hash: hash_key(&key)?, key: key.unbind(), alias, memory_only }))
+    }
+
+    fn resolve_call(
+        &self,
+        positional: &Bound<'_, PyTuple>,
+        keywords: &Bound<'_, PyDict>,
+    ) -> PyResult<Option<Request>> {
+        let py = positional.py();
+        if self.key_func.is_some() {
+            return self.request_by_key_func(positional, keywords).map(Some);
+        }
+        let mut items: Vec<*mut ffi::PyObject> = positional.iter().map(|item| item.as_ptr()).collect();
+        let count = items.len();
+        items.extend(keywords.values().iter().map(|item| item.as_ptr()));
+        let names = PyTuple::new(py, keywords.keys())?;
+        let Some(signature) = &self.signature else { return Ok(None) };
+        // SAFETY: `items` holds the positional objects and then one for each name, kept alive by the two containers.
+        let bound = unsafe { signature.bind(items.as_ptr(), count, names.as_ptr()) };
+        match bound {
+            Some(bound) => self.request_for(py, &bound),
+            None => Err(PyTypeError::new_err(format!("the arguments do not fit the signature of {}", self.name))),
+        }
+    }
+}
+
+/// Keyword under which `version=` enters the key; no call can pass one of this name by accident.
+const VERSION: &str = "\0version";
+
+/// The arguments of a vectorcall as the tuple and dict of an ordinary call.
+unsafe fn collect<'py>(
+    py: Python<'py>,
+    arguments: *const *mut ffi::PyObject,
+    count: usize,
+    names: *mut ffi::PyObject,
+) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+    // SAFETY: vectorcall convention, promised by the caller.
+    unsafe {
+        let item = |i: usize| Bound::from_borrowed_ptr(py, *arguments.add(i));
+        let positional = PyTuple::new(py, (0..count).map(item).collect::<Vec<_>>())?;
+        let keywords = PyDict::new(py);
+        if !names.is_null() {
+            for i in 0..ffi::PyTuple_GET_SIZE(names) {
+                let name = Bound::from_borrowed_ptr(py, ffi::PyTuple_GET_ITEM(names, i));
+                keywords.set_item(name, item(count + i as usize))?;
+            }
+        }
+        Ok((positional, keywords))
+    }
+}
+
+#[pymethods]
+impl Call {
+    #[new]
+    #[pyo3(signature = (cache, function, name, parameters, *, key_func, ttl, tags, jitter, version, memory_only,
+        single_flight, wait_timeout, stale_while_revalidate, stale_if_error, driver, overridden, refresh_later))]
+    #[allow(clippy::too_many_arguments)]
+    fn new<'py>(
+        cache: &Bound<'py, ResultCache>,
+        function: Bound<'py, PyAny>,
+        name: String,
+        parameters: Option<Bound<'py, PyAny>>,
+        key_func: Option<Bound<'py, PyAny>>,
+        ttl: Option<Bound<'py, PyAny>>,
+        tags: Option<Bound<'py, PyAny>>,
+        jitter: Option<f64>,
+        version: Option<Py<PyAny>>,
+        memory_only: bool,
+        single_flight: bool,
+        wait_timeout: Option<Bound<'py, PyAny>>,
+        stale_while_revalidate: Bound<'py, PyAny>,
+        stale_if_error: Bound<'py, PyAny>,
+        driver: Option<Py<PyAny>>,
+        overridden: Py<PyAny>,
+        refresh_later: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let signature = parameters.map(|parameters| Signature::new(&parameters)).transpose()?;
+        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+        let key_func = options::callable(key_func, "key_func")?;
+        let ttl = match ttl {
+            Some(ttl) if ttl.is_callable() => Setting::Derived(ttl.unbind()),
+            Some(ttl) => Setting::Fixed(Some(options::seconds(&ttl, "ttl")?)),
+            None => Setting::Fixed(None),
+        };
+        let tags = match tags {
+            Some(tags) if tags.is_callable() => Setting::Derived(tags.unbind()),
+            tags => Setting::Fixed(options::tags(tags.as_ref())?),
+        };
+        let grace = |value: &Bound<'py, PyAny>, what| {
+            options::non_negative_seconds(value, what).map(options::nanoseconds)
+        };
+        let wait_timeout =
+            wait_timeout.map(|value| options::non_negative_seconds(&value, "wait_timeout")).transpose()?;
+        Ok(Self {
+            stock: Stock::new(cache)?,
+            cache: cache.clone().unbind(),
+            function: function.unbind(),
+            name,
+            token,
+            seed: fold(token, 0x5EED),
+            fast: key_func.is_none() && signature.is_some() && driver.is_none(),
+            unary: signature.as_ref().is_some_and(Signature::is_unary),
+            signature,
+            key_func,
+            ttl,
+            tags,
+            jitter: jitter.map(options::jitter).transpose()?,
+            version,
+            memory_only,
+            single_flight,
+            wait_timeout: wait_timeout.filter(|seconds| *seconds < 1e9),
+            stale_while_revalidate: grace(&stale_while_revalidate, "stale_while_revalidate")?,
+            stale_if_error: grace(&stale_if_error, "stale_if_error")?,
+            driver,
+            overridden,
+            refresh_later,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        })
+    }
+
+    #[getter]
+    fn cache<'py>(&self, py: Python<'py>) -> Bound<'py, ResultCache> {
+        self.cache.bind(py).clone()
+    }
+
+    #[getter]
+    fn function<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.function.bind(py).clone()
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[getter]
+    fn wait_timeout(&self) -> Option<f64> {
+        self.wait_timeout
+    }
+
+    #[getter]
+    fn function_hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    #[getter]
+    fn function_misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
+
+    /// The key of a call, or None if its arguments cannot be told apart.
+    fn resolve(&self, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Option<Request>> {
+        self.resolve_call(args, kwargs)
+    }
+
+    /// `(state, value)`: "fresh", "revalidate" (stale, to be refreshed in the background), "stale" (of use only if
+    /// the computation fails) or "absent". Counts as the native path does when `count` is true.
+    #[pyo3(name = "look", signature = (request, count = true))]
+    fn look_for<'py>(
+        &self,
+        py: Python<'py>,
+        request: &Request,
+        count: bool,
+    ) -> PyResult<(&'static str, Option<Py<PyAny>>)> {
+        let cache = self.cache.bind(py);
+        cache.get().enter(py)?;
+        Ok(match self.look(cache, request, count)? {
+            Look::Fresh(value) => ("fresh", Some(value)),
+            Look::Stale { value, age } if age <= self.stale_while_revalidate => {
+                if count {
+                    self.served_stale(cache);
+                }
+                ("revalidate", Some(value))
+            }
+            Look::Stale { value, .. } => {
+                if count {
+                    self.missed(cache, request);
+                }
+                ("stale", Some(value))
+            }
+            Look::Absent => ("absent", None),
+        })
+    }
+
+    /// `(leads, flight)` for the key of `request`.
+    fn join<'py>(&self, py: Python<'py>, request: &Request, by_thread: bool) -> PyResult<(bool, Bound<'py, Flight>)> {
+        let flights = self.cache.get().flights.bind(py);
+        flight::join(flights, request.key.bind(py), self.token, self.fixed_tags(), by_thread)
+    }
+
+    /// Ends a flight with a value (`succeeded`) or a failure.
+    fn end(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        flight: &Bound<'_, Flight>,
+        succeeded: bool,
+        value: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let value = if succeeded { Some(value.unwrap_or_else(|| py.None())) } else { None };
+        flight::end(self.cache.get().flights.bind(py), request.key.bind(py), flight, value)
+    }
+
+    /// Waits for another thread's flight: "value", "failed", "timeout" or "deadlock", and the value.
+    fn wait(
+        &self,
+        flight: &Bound<'_, Flight>,
+        timeout: Option<f64>,
+    ) -> PyResult<(&'static str, Option<Py<PyAny>>)> {
+        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
+        Ok(match Flight::wait(flight, deadline)? {
+            Landed::Value(value) => ("value", Some(value)),
+            Landed::Failed => ("failed", None),
+            Landed::Timeout => ("timeout", None),
+            Landed::WouldDeadlock => ("deadlock", None),
+        })
+    }
+
+    /// Stores a result computed in `seconds`, unless its flight was invalidated meanwhile.
+    #[pyo3(signature = (request, flight, value, seconds))]
+    fn store(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        flight: Option<&Flight>,
+        value: &Bound<'_, PyAny>,
+        seconds: f32,
+    ) -> PyResult<()> {
+        self.store_result(self.cache.bind(py), request, flight, value, seconds)
+    }
+
+    /// What a failed computation comes to: the stale value if `stale_if_error` allows, else `error` raised.
+    fn rescued(&self, error: Bound<'_, PyAny>, stale: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        self.rescue(error.py(), PyErr::from_value(error.clone()), stale)
+    }
+
+    /// The error for a waiter whose time is up.
+    fn timed_out(&self, py: Python<'_>) -> Py<PyAny> {
+        crate::py::errors::single_flight_timeout(py, &self.name, self.wait_timeout).into_value(py).into_any()
+    }
+
+    /// Removes every entry of this function from both tiers.
+    fn clear(&self, py: Python<'_>) -> PyResult<usize> {
+        let cache = self.cache.bind(py);
+        cache.get().enter(py)?;
+        let prefix = format!("{}:", self.name);
+        let prefix = (self.key_func.is_none() && !self.memory_only).then_some(prefix.as_str());
+        core::invalidate(cache, core::Selector::Function { group: self.token, tracked: &self.name, prefix })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.cache)?;
+        visit.call(&self.function)?;
+        visit.call(&self.key_func)?;
+        visit.call(&self.version)?;
+        visit.call(&self.driver)?;
+        if let Setting::Derived(derive) = &self.ttl {
+            visit.call(derive)?;
+        }
+        if let Setting::Derived(derive) = &self.tags {
+            visit.call(derive)?;
+        }
+        self.signature.as_ref().map_or(Ok(()), |signature| signature.traverse(&visit))
+    }
+}

@@ -1,0 +1,111 @@
+//! One exclusive-access cell for state that the interpreter lock already serialises.
+//!
+//! Under the GIL a thread that is attached to the interpreter excludes every other one, so the cache's hot path needs
+//! no mutex of its own: attachment is the lock. [`AttachedCell`] is the single place that relies on it; a
+//! free-threaded build replaces its body by a real mutex and nothing else changes.
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, UnsafeCell};
+
+/// Evidence that the caller excludes all other users of an [`AttachedCell`] for as long as the value lives.
+///
+/// # Safety
+/// Implement it only for tokens that at most one thread can hold at a time and that cannot be sent to another thread.
+pub unsafe trait Exclusion: Copy {}
+
+/// Interior mutability guarded by an [`Exclusion`] token instead of a lock.
+///
+/// The closure passed to [`with`](Self::with) must not run foreign code: entering the cell again from inside is a bug
+/// and panics.
+pub struct AttachedCell<T> {
+    entered: Cell<bool>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: every access goes through `with`/`try_with`, which demand an Exclusion token; by its contract one thread
+// holds such a token at a time, so the cell is never touched by two threads at once.
+unsafe impl<T: Send> Sync for AttachedCell<T> {}
+
+impl<T> AttachedCell<T> {
+    pub const fn new(value: T) -> Self {
+        Self { entered: Cell::new(false), value: UnsafeCell::new(value) }
+    }
+
+    /// Runs `body` with exclusive access.
+    ///
+    /// # Panics
+    /// If `body` of an outer call on the same cell is still running.
+    #[inline(always)]
+    pub fn with<R>(&self, _token: impl Exclusion, body: impl FnOnce(&mut T) -> R) -> R {
+        assert!(!self.entered.get(), "AttachedCell entered twice");
+        self.entered.set(true);
+        let guard = Leave(&self.entered);
+        // SAFETY: the token excludes other threads, the `entered` flag excludes re-entry from this one.
+        let result = body(unsafe { &mut *self.value.get() });
+        drop(guard);
+        result
+    }
+
+    /// Like [`with`](Self::with), for the garbage collector's traversal, which may strike at any allocation and has no
+    /// token to show: `None` if the cell is in use.
+    ///
+    /// # Safety
+    /// The caller must be attached to the interpreter (a `tp_traverse` or `tp_clear` slot is).
+    pub unsafe fn try_with_unchecked<R>(&self, body: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if self.entered.replace(true) {
+            return None;
+        }
+        let _guard = Leave(&self.entered);
+        // SAFETY: as in `with`, with the caller's promise in place of the token.
+        Some(body(unsafe { &mut *self.value.get() }))
+    }
+}
+
+/// Resets the flag also when the body unwinds.
+struct Leave<'a>(&'a Cell<bool>);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    struct Single(*const ());
+    // SAFETY: the test runs on one thread.
+    unsafe impl Exclusion for Single {}
+
+    const TOKEN: Single = Single(std::ptr::null());
+
+    #[test]
+    fn gives_access_and_returns_the_result() {
+        let cell = AttachedCell::new(1);
+        assert_eq!(
+            cell.with(TOKEN, |value| {
+                *value += 1;
+                *value
+            }),
+            2
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "entered twice")]
+    fn refuses_re_entry() {
+        let cell = AttachedCell::new(1);
+        cell.with(TOKEN, |_| cell.with(TOKEN, |value| *value));
+    }
+
+    #[test]
+    fn traversal_yields_nothing_while_in_use() {
+        let cell = AttachedCell::new(1);
+        // SAFETY: single-threaded test.
+        cell.with(TOKEN, |_| assert!(unsafe { cell.try_with_unchecked(|value| *value) }.is_none()));
+        // SAFETY: single-threaded test.
+        assert_eq!(unsafe { cell.try_with_unchecked(|value| *value) }, Some(1));
+    }
+}
