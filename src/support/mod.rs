@@ -1,1 +1,11 @@
 //! Building blocks that depend on nothing else in the crate.
+//!
+//! - [`clock`]: monotonic time in nanoseconds, exact and coarse, with an offset for tests
+//! - [`slab`]: chunked storage addressed by `u32`
+//! - [`list`]: doubly linked lists threaded through one array of links
+//! - [`heap`]: a priority queue whose members can be moved and removed
+
+pub mod clock;
+pub mod heap;
+pub mod list;
+pub mod slab;
