@@ -1,18 +1,55 @@
-//! The Python binding: the only folder that names PyO3.
+//! The Python binding: the only folder that names PyO3. File names mirror the engine's.
+//!
+//! - [`cache`]: the `ResultCache` class
+//! - [`cached`]: decorated functions
+//! - [`lookup`]: hashing and comparing keys without running Python code
+//! - [`keys`], [`codec`]: text keys of calls, values on disk
+//! - [`lock`], [`lease`]: what users may hold
+//! - [`runtime`], [`logging`], [`errors`]: background work, log lines, exceptions
 
+mod cache;
+mod cached;
 mod codec;
+mod errors;
 mod keys;
+mod lease;
+mod lock;
+mod logging;
+mod lookup;
 mod raw;
+mod runtime;
 
+use errors::log_error;
+use lookup::thread_ident;
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
 mod _native {
     use super::*;
 
+    #[pymodule_export]
+    use super::cache::ResultCache;
+    #[pymodule_export]
+    use super::cached::call::{Call, Request};
+    #[pymodule_export]
+    use super::cached::callable::make_cached;
+    #[pymodule_export]
+    use super::cached::flight::Flight;
+    #[pymodule_export]
+    use super::lease::Lease;
+    #[pymodule_export]
+    use super::lock::CacheLock;
+
     #[pymodule_init]
-    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
-        keys::register(m)?;
-        codec::register(m)
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        logging::install();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("debug_build", cfg!(debug_assertions))?;
+        module.add("CachedFunction", cached::callable::cached_function_type(py)?)?;
+        keys::register(module)?;
+        codec::register(module)?;
+        runtime::register(module)?;
+        cached::stock::remember_originals(py)
     }
 }
