@@ -15,6 +15,7 @@ mod entry;
 mod expiry;
 mod labels;
 mod map;
+pub mod persist;
 mod policy;
 
 pub use entry::{Entry, New, Reason, Removals, Removed, Slot};

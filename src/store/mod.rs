@@ -1,1 +1,100 @@
 //! Opens the SQLite files the engine itself persists to.
+//!
+//! - [`file`]: creates the file with mode 0600, refuses one that others own or may write, names it by device and inode
+//! - [`connection`]: a connection with the engine's pragmas that a forked child leaves alone
+//! - [`migrate`]: ordered migrations, counted in `PRAGMA user_version`
+//! - [`fork`]: keeps a forked child's connections apart from the inherited ones
+//!
+//! Within a process a database file is opened and closed by SQLite only: closing any other descriptor of it would drop
+//! every POSIX lock the process holds on it.
+
+mod connection;
+mod file;
+pub mod fork;
+mod migrate;
+
+use std::path::{Path, PathBuf};
+
+pub use connection::{Connection, Synchronous};
+pub use file::FileId;
+pub use migrate::Migration;
+
+/// Why a store could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another user owns the file or may write to it, so its content cannot be trusted.
+    #[error("{path}: {reason}")]
+    Untrusted { path: PathBuf, reason: &'static str },
+    /// The file, or the folder it is in, does not allow writing.
+    #[error("{0}: the store is read-only")]
+    ReadOnly(PathBuf),
+    /// A later version of upshift (or another program) wrote the file.
+    #[error("{path}: schema version {found}, this version knows {known}")]
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
+    /// A bundled SQLite must not open a file that the interpreter's own copy holds open in this process.
+    #[error("{0}: held open by another SQLite library in this process")]
+    HeldElsewhere(PathBuf),
+    /// The path cannot be used: missing folder, not a regular file, no permission.
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// SQLite refused: corrupt, locked, full, …
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// A database file that passed every check and is up to date.
+pub struct Opened {
+    /// Resolved path; symbolic links followed.
+    pub path: PathBuf,
+    pub id: FileId,
+    pub writer: Connection,
+    pub reader: Connection,
+}
+
+/// Resolves `path` and creates the file if it is missing (empty, mode 0600 whatever the umask, durable in its folder).
+///
+/// Fails if the file is not trusted or cannot be created. The file stays closed.
+pub fn prepare(path: &Path) -> Result<(PathBuf, FileId), Error> {
+    let path = file::resolve(path)?;
+    file::create(&path)?;
+    let id = file::check(&path)?;
+    Ok((path, id))
+}
+
+/// Opens a writing and a reading connection on a path from [`prepare`], in WAL mode, and brings the schema up to date.
+///
+/// Blocks while another process migrates the file or holds it locked, up to the busy timeout of the connections.
+pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened, Error> {
+    if !fork::is_child() {
+        file::refuse_other_library(path, &id)?;
+    }
+    fork::separate_from_parent();
+    let mut writer = Connection::open(path)?;
+    if writer.is_readonly("main")? {
+        return Err(Error::ReadOnly(path.to_owned()));
+    }
+    writer.start_wal()?;
+    migrate::run(&mut writer, path, migrations)?;
+    let reader = Connection::open(path)?;
+    reader.only_reads()?;
+    // The file that was checked is the one that was opened, not one put in its place meanwhile.
+    if file::check(path)? != id {
+        return Err(Error::Untrusted {
+            path: path.to_owned(),
+            reason: "replaced while it was being opened",
+        });
+    }
+    Ok(Opened {
+        path: path.to_owned(),
+        id,
+        writer,
+        reader,
+    })
+}

@@ -8,4 +8,5 @@
 pub mod clock;
 pub mod heap;
 pub mod list;
+pub mod runtime;
 pub mod slab;

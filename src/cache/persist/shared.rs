@@ -1,0 +1,206 @@
+//! What all handles of one file share.
+
+use std::collections::HashMap;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::coherence::News;
+use super::pending::{Op, Pending, Seq};
+use super::writer::Backoff;
+use super::{Change, Command, PersistError, Result};
+use crate::store::{Connection, FileId};
+use crate::support::clock;
+
+/// Pending bytes from which writers wait for the disk.
+pub(super) const LIMIT_BYTES: usize = 64 << 20;
+/// A value past this size is not stored; SQLite itself refuses one of 1 GB.
+const MAX_BLOB: usize = 512 << 20;
+/// Reads are recorded when this many keys were read, if nothing is written before.
+const TOUCHED_KEYS: usize = 8_192;
+
+/// Locks: `state` is taken for bookkeeping only, never while the disk is used and never together with `reader`.
+pub(super) struct Shared {
+    pub id: FileId,
+    /// Names this opening in the change log.
+    pub origin: i64,
+    pub host: String,
+    /// For the background job, which must not keep the tier alive.
+    pub this: Weak<Shared>,
+    pub state: Mutex<State>,
+    /// Something was committed, failed, or was given back.
+    pub moved: Condvar,
+    pub reader: Mutex<Seat>,
+    /// The reader was put back.
+    pub seated: Condvar,
+    errors: AtomicU64,
+    warned: AtomicBool,
+    /// Some handle asked for commits that survive a power loss; the writer obeys from then on.
+    pub power: AtomicBool,
+}
+
+pub(super) struct State {
+    pub pending: Pending,
+    /// Every operation up to this one is on the disk.
+    pub committed: Seq,
+    /// Failed commits.
+    pub failures: u64,
+    /// Set while the disk refuses commits.
+    pub failing: Option<Backoff>,
+    /// Answers to commands, until the caller picks them up.
+    pub replies: HashMap<Seq, Vec<String>>,
+    /// Present while nobody writes. Whoever takes it is the one who writes, and puts it back.
+    pub writer: Option<Connection>,
+    /// A background job is due.
+    pub armed: bool,
+    /// It was asked to come at once.
+    pub urgent: bool,
+    pub closed: bool,
+    pub handles: usize,
+    pub news: News,
+    /// How far the change log has been compared with pending writes.
+    pub seen: i64,
+}
+
+/// The reading connection.
+pub(super) enum Seat {
+    Here(Connection),
+    /// Put aside for the moment of a fork.
+    Away,
+    Closed,
+}
+
+impl Shared {
+    pub fn new(
+        id: FileId,
+        origin: i64,
+        host: String,
+        writer: Connection,
+        reader: Connection,
+        seen: i64,
+        this: Weak<Self>,
+    ) -> Self {
+        let state = State {
+            pending: Pending::default(),
+            committed: 0,
+            failures: 0,
+            failing: None,
+            replies: HashMap::new(),
+            writer: Some(writer),
+            armed: false,
+            urgent: false,
+            closed: false,
+            handles: 0,
+            news: News::default(),
+            seen,
+        };
+        Self {
+            id,
+            origin,
+            host,
+            this,
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+            reader: Mutex::new(Seat::Here(reader)),
+            seated: Condvar::new(),
+            errors: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
+            power: AtomicBool::new(false),
+        }
+    }
+
+    /// Accepts one key's operation.
+    pub fn push(&self, key: &str, mut op: Op, wait: bool, handle: u64) -> Result<()> {
+        if matches!(&op, Op::Put(row) if row.blob.len() > MAX_BLOB) {
+            self.count_error();
+            op = Op::Remove;
+        }
+        self.make_room()?;
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(PersistError::Closed);
+        }
+        if state.failing.is_some() && state.pending.bytes() > LIMIT_BYTES {
+            // The disk is refusing and memory is bounded: give up the value, but not the knowledge that it is stale.
+            op = Op::Remove;
+            if state.pending.bytes() > 2 * LIMIT_BYTES {
+                self.give_up(&mut state);
+            }
+        }
+        let seq = state.pending.push(key, op, clock::epoch_micros());
+        state.tell(handle, || Change::Key(key.to_owned()));
+        if wait {
+            if state.failing.is_none() {
+                drop(state);
+                self.drive(seq, None);
+            }
+            return Ok(());
+        }
+        self.arm(state);
+        Ok(())
+    }
+
+    /// Runs a command in its place in the order of writes and returns the keys it removed.
+    pub fn run(&self, command: Command, handle: u64) -> Result<Vec<String>> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(PersistError::Closed);
+        }
+        if let Some(change) = command.change() {
+            state.tell(handle, || change);
+        }
+        let seq = state.pending.command(command);
+        let failing = state.failing.is_some();
+        drop(state);
+        if failing {
+            self.resolve_commands();
+        } else {
+            self.drive(seq, None);
+        }
+        let mut state = self.state.lock();
+        Ok(state.replies.remove(&seq).unwrap_or_default())
+    }
+
+    pub fn touch(&self, key: &str) {
+        let mut state = self.state.lock();
+        if !state.closed && (state.pending.touched() < TOUCHED_KEYS || state.failing.is_none()) {
+            state.pending.touch(key, clock::epoch_micros());
+            if state.pending.touched() >= TOUCHED_KEYS {
+                self.arm(state);
+            }
+        }
+    }
+
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    pub fn count_error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a failure and logs the first one. Not to be called with a lock held: a logger may run anything.
+    pub fn report(&self, what: &str, error: &PersistError) {
+        self.count_error();
+        if self.warned.swap(true, Ordering::Relaxed) {
+            log::debug!(target: "upshift.cache", "disk tier: {what}: {error}");
+        } else {
+            log::warn!(target: "upshift.cache", "disk tier: {what}: {error}; further errors are only counted");
+        }
+    }
+
+    /// Bounded memory while the disk refuses: the stored rows count as gone, and go with the next commit.
+    pub fn give_up(&self, state: &mut State) {
+        state.pending.wipe();
+    }
+}
+
+impl State {
+    /// Tells the other handles of this process.
+    fn tell(&mut self, handle: u64, change: impl FnOnce() -> Change) {
+        if self.handles > 1 {
+            self.news.push(handle, change());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! A connection with the engine's settings.
+
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::OpenFlags;
+
+use super::Error;
+
+/// How long a statement waits for another process before it fails with "database is locked".
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Waits in steps of this length. SQLite's own handler sleeps up to 100 ms, and so starves beside a busy writer.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+/// Prepared statements kept per connection; more than the engine has.
+const STATEMENTS: usize = 64;
+const PRESENT: &str = "the connection is there until it is dropped";
+
+/// When commits are forced to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// At checkpoints: commits survive a killed process, the last ones may be lost with the power.
+    Normal,
+    /// At each commit: commits survive a power loss.
+    Full,
+}
+
+/// An SQLite connection that belongs to the process which opened it.
+///
+/// Dropped in a forked child it is leaked: closing it there could checkpoint or unlink what the parent is using.
+pub struct Connection {
+    pid: u32,
+    /// Taken when dropped.
+    inner: Option<rusqlite::Connection>,
+}
+
+impl Connection {
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let inner = rusqlite::Connection::open_with_flags(path, flags)?;
+        let connection = Self {
+            pid: std::process::id(),
+            inner: Some(inner),
+        };
+        connection.busy_handler(Some(wait_for_lock))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.execute_batch(
+            "PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;",
+        )?;
+        Ok(connection)
+    }
+
+    /// Switches the file to write-ahead logging.
+    pub(super) fn start_wal(&self) -> Result<(), Error> {
+        // The page size takes effect only while the file is empty.
+        self.execute_batch("PRAGMA page_size = 4096;")?;
+        let mut tries = 0;
+        loop {
+            match self.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())) {
+                // Two processes that open a new file at once: SQLite refuses one of them without asking the handler.
+                Err(error) if is_busy(&error) && wait_for_lock(tries) => tries += 1,
+                other => break other?,
+            }
+        }
+        self.execute_batch(
+            "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn only_reads(&self) -> Result<(), Error> {
+        self.execute_batch("PRAGMA query_only = ON;")?;
+        Ok(())
+    }
+
+    /// Chooses what the following commits survive. Not within a transaction.
+    pub fn set_synchronous(&self, level: Synchronous) -> Result<(), Error> {
+        self.execute_batch(match level {
+            Synchronous::Normal => "PRAGMA synchronous = NORMAL",
+            Synchronous::Full => "PRAGMA synchronous = FULL",
+        })?;
+        Ok(())
+    }
+
+    /// Moves the write-ahead log into the file and empties it. Fails with "busy" while others read.
+    pub fn checkpoint(&self) -> Result<(), Error> {
+        self.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+}
+
+impl Deref for Connection {
+    type Target = rusqlite::Connection;
+
+    fn deref(&self) -> &rusqlite::Connection {
+        self.inner.as_ref().expect(PRESENT)
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut rusqlite::Connection {
+        self.inner.as_mut().expect(PRESENT)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        if self.pid != std::process::id() {
+            std::mem::forget(inner);
+        }
+    }
+}
+
+fn wait_for_lock(tries: i32) -> bool {
+    std::thread::sleep(BUSY_STEP);
+    (tries as u128) * BUSY_STEP.as_millis() < BUSY_TIMEOUT.as_millis()
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
+    )
+}

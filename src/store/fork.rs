@@ -1,0 +1,75 @@
+//! Keeps a forked child's SQLite connections apart from those it inherited.
+//!
+//! SQLite keeps one record per open file (found by device and inode) with the locks this process holds on it. A child
+//! inherits the records of connections that were open in the parent, but not the locks themselves: POSIX locks do not
+//! pass a fork. A connection the child opened would find the record, believe the lock is held, and never take it, and
+//! other processes could then checkpoint or delete the log under it. The inherited connections cannot be closed either,
+//! that would act on files the parent is using. So in the child `fstat`, as SQLite calls it, reports another device
+//! number: new connections get new records and take real locks.
+
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+
+/// The process that opened the first connection, here or in an ancestor.
+static FIRST: OnceLock<u32> = OnceLock::new();
+
+/// To be called before a connection is opened. Does something only in a process whose ancestor had opened one.
+pub(super) fn separate_from_parent() {
+    if is_child() {
+        after_fork_child();
+    }
+}
+
+/// Whether an ancestor of this process opened the first connection.
+pub(super) fn is_child() -> bool {
+    let pid = std::process::id();
+    *FIRST.get_or_init(|| pid) != pid
+}
+
+/// To be called in a forked child before anything there opens a database, so that all its connections are alike.
+pub fn after_fork_child() {
+    #[cfg(unix)]
+    unix::install(std::process::id());
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::ffi::c_int;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use rusqlite::ffi;
+
+    static SALT: AtomicU32 = AtomicU32::new(0);
+
+    pub fn install(pid: u32) {
+        if SALT.swap(pid, Ordering::SeqCst) == pid {
+            return;
+        }
+        let replacement: unsafe extern "C" fn(c_int, *mut libc::stat) -> c_int = fstat;
+        // SAFETY: the default VFS lives as long as the process. `xSetSystemCall` stores a pointer to a function, which it
+        // calls with the signature of `fstat`; the function is never unloaded.
+        unsafe {
+            let vfs = ffi::sqlite3_vfs_find(std::ptr::null());
+            if vfs.is_null() || (*vfs).iVersion < 3 {
+                return;
+            }
+            if let Some(set) = (*vfs).xSetSystemCall {
+                let pointer = std::mem::transmute::<_, unsafe extern "C" fn()>(replacement);
+                set(vfs, c"fstat".as_ptr(), Some(pointer));
+            }
+        }
+    }
+
+    unsafe extern "C" fn fstat(descriptor: c_int, found: *mut libc::stat) -> c_int {
+        // SAFETY: called by SQLite in place of the system's `fstat`, with the same arguments.
+        unsafe {
+            let result = libc::fstat(descriptor, found);
+            if result == 0 {
+                let salt = SALT.load(Ordering::Relaxed) as libc::dev_t;
+                (*found).st_dev ^= salt.rotate_left(libc::dev_t::BITS / 2);
+            }
+            result
+        }
+    }
+}
