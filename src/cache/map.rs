@@ -165,6 +165,12 @@ impl<K, V, A> Cache<K, V, A> {
         }
     }
 
+    /// When the entry has to go: `expires` and the grace after it.
+    #[inline]
+    pub fn deadline(&self, slot: Slot) -> u64 {
+        self.entries[slot.0].expires.saturating_add(self.grace(slot))
+    }
+
     /// How long after `expires` the entry is kept, in nanoseconds.
     pub fn grace(&self, slot: Slot) -> u64 {
         self.extra(slot.0).map_or(0, |extra| extra.grace)
@@ -352,6 +358,26 @@ impl<K, V, A> Cache<K, V, A> {
             let facts = self.facts(slot);
             self.policy.update(slot, &facts);
         }
+    }
+
+    /// Gives the entry a second key, in place of the one it had, which is returned.
+    pub fn attach(&mut self, slot: Slot, hash: u64, alias: A) -> Option<A> {
+        let old = self.take_alias(slot.0);
+        self.set_alias(slot.0, keep(hash), alias);
+        old
+    }
+
+    /// Changes what the entry weighs. Evicts nothing; see [`set_limits`](Self::set_limits).
+    pub fn set_weight(&mut self, slot: Slot, weight: u64) {
+        let slot = slot.0;
+        self.bytes = self.bytes - u128::from(self.weight_of(slot)) + u128::from(weight);
+        self.entries[slot].weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        if weight >= u64::from(u32::MAX) || self.entries[slot].extra != ExtraId::NONE {
+            self.extra_mut(slot).weight = weight;
+            self.drop_plain_extra(slot);
+        }
+        let facts = self.facts(slot);
+        self.policy.update(slot, &facts);
     }
 
     /// Takes an entry out.

@@ -218,10 +218,9 @@ pub fn same_argument(stored: *mut ffi::PyObject, wanted: *mut ffi::PyObject) -> 
     }
 }
 
-/// The items of an exact tuple, borrowed.
+/// Number of the calling thread, as `threading.get_ident()` tells it.
 #[inline(always)]
-pub fn tuple_items<'a>(tuple: &'a Bound<'_, pyo3::types::PyTuple>) -> impl Iterator<Item = *mut ffi::PyObject> + 'a {
-    let pointer = tuple.as_ptr();
-    // SAFETY: the index runs over the tuple's own length and the tuple outlives the iterator.
-    (0..tuple.len() as ffi::Py_ssize_t).map(move |i| unsafe { ffi::PyTuple_GET_ITEM(pointer, i) })
+pub fn thread_ident() -> u64 {
+    // SAFETY: has no preconditions.
+    unsafe { ffi::PyThread_get_thread_ident() as u64 }
 }

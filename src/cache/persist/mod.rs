@@ -42,6 +42,7 @@ use std::time::{Duration, Instant};
 pub use lease::Lease;
 use pending::{Command, Op};
 use registry::Handle;
+pub use shared::Queued;
 pub use registry::{after_fork_child, after_fork_parent, before_fork};
 
 use crate::store;
@@ -161,6 +162,27 @@ impl DiskTier {
         let tier = self.handle.tier()?;
         let wait = self.handle.options().durability != Durability::Memory;
         tier.shared.push(key, Op::Put(Arc::new(row)), wait, tier.id)
+    }
+
+    /// [`put`](Self::put) in two steps: accepts the row without blocking; [`wait`](Self::wait) then does the rest.
+    pub fn queue(&self, key: &str, row: Row) -> Result<Queued> {
+        let tier = self.handle.tier()?;
+        let wait = self.handle.options().durability != Durability::Memory;
+        tier.shared.queue(key, Op::Put(Arc::new(row)), wait, tier.id)
+    }
+
+    /// [`discard`](Self::discard) that never blocks.
+    pub fn queue_discard(&self, key: &str) -> Result<Queued> {
+        let tier = self.handle.tier()?;
+        tier.shared.queue(key, Op::Remove, false, tier.id)
+    }
+
+    /// Waits for the commit, or for room in the queue, whichever `queued` asks for.
+    pub fn wait(&self, queued: Queued) {
+        // A tier closed meanwhile has committed what it had.
+        if let Ok(tier) = self.handle.tier() {
+            tier.shared.wait(queued);
+        }
     }
 
     /// The live row of a key.

@@ -20,6 +20,17 @@ const MAX_BLOB: usize = 512 << 20;
 /// Reads are recorded when this many keys were read, if nothing is written before.
 const TOUCHED_KEYS: usize = 8_192;
 
+/// What the caller of [`Shared::queue`] still has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Queued {
+    Accepted,
+    /// Its commit.
+    Commit(Seq),
+    /// Room: too much is pending.
+    Room,
+}
+
 /// Locks: `state` is taken for bookkeeping only, never while the disk is used and never together with `reader`.
 pub(super) struct Shared {
     pub id: FileId,
@@ -110,13 +121,20 @@ impl Shared {
         }
     }
 
-    /// Accepts one key's operation.
-    pub fn push(&self, key: &str, mut op: Op, wait: bool, handle: u64) -> Result<()> {
+    /// Accepts one key's operation and sees it through: waits for room in the queue, and for the commit if `wait` is set.
+    pub fn push(&self, key: &str, op: Op, wait: bool, handle: u64) -> Result<()> {
+        self.make_room()?;
+        let queued = self.queue(key, op, wait, handle)?;
+        self.wait(queued);
+        Ok(())
+    }
+
+    /// Accepts one key's operation without waiting for anything but the bookkeeping of others.
+    pub fn queue(&self, key: &str, mut op: Op, wait: bool, handle: u64) -> Result<Queued> {
         if matches!(&op, Op::Put(row) if row.blob.len() > MAX_BLOB) {
             self.count_error();
             op = Op::Remove;
         }
-        self.make_room()?;
         let mut state = self.state.lock();
         if state.closed {
             return Err(PersistError::Closed);
@@ -130,15 +148,26 @@ impl Shared {
         }
         let seq = state.pending.push(key, op, clock::epoch_micros());
         state.tell(handle, || Change::Key(key.to_owned()));
-        if wait {
-            if state.failing.is_none() {
-                drop(state);
-                self.drive(seq, None);
-            }
-            return Ok(());
+        if state.failing.is_some() {
+            self.arm(state);
+            return Ok(Queued::Accepted);
         }
+        if wait {
+            return Ok(Queued::Commit(seq));
+        }
+        let full = state.pending.bytes() > LIMIT_BYTES;
         self.arm(state);
-        Ok(())
+        Ok(if full { Queued::Room } else { Queued::Accepted })
+    }
+
+    /// Waits for what [`queue`](Self::queue) left to wait for. A commit that fails ends the wait.
+    pub fn wait(&self, queued: Queued) {
+        match queued {
+            Queued::Accepted => {}
+            Queued::Commit(seq) => drop(self.drive(seq, None)),
+            // Closed meanwhile: nothing is pending any more.
+            Queued::Room => drop(self.make_room()),
+        }
     }
 
     /// Runs a command in its place in the order of writes and returns the keys it removed.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::ffi;
@@ -13,6 +14,7 @@ use super::disk;
 use super::state::{Alias, Counters, Found, Gone, State};
 use super::{CHECK_EACH, LISTENED, ResultCache, listeners, options};
 use crate::cache::{Label, LabelId, Limits, New, Reason, Slot};
+use crate::py::cached::flight::{self, Flight};
 use crate::py::codec::estimate_size;
 use crate::support::clock::{self, NEVER};
 
@@ -31,7 +33,7 @@ pub struct Put<'a> {
     pub grace: u64,
     /// Call arguments under which the entry is found as well, with their hash.
     pub alias: Option<(u64, Alias)>,
-    /// Token of the decorated function that owns the entry (not 0).
+    /// [`group_of`] the decorated function that owns the entry.
     pub group: Option<u64>,
     /// Name of that function as the disk tier tracks it, if its keys do not begin with it.
     pub function: Option<&'a str>,
@@ -45,8 +47,8 @@ pub struct Put<'a> {
 pub enum Selector<'a, 'py> {
     Tag(&'a str),
     Pattern(&'a Bound<'py, PyString>),
-    /// Entries of one decorated function: its token, the disk tier's name for tracked keys, and its key prefix.
-    Function { group: u64, tracked: &'a str, prefix: Option<&'a str> },
+    /// Entries of one decorated function; `durable` if some may be on disk.
+    Function { name: &'a str, durable: bool },
 }
 
 impl ResultCache {
@@ -101,7 +103,7 @@ impl ResultCache {
     /// Removes an entry found past its time, unless it is kept for stale serving; true if it is gone.
     fn drop_expired(&self, py: Python<'_>, slot: Slot, gone: &mut Gone) -> bool {
         self.state.with(py, |state| {
-            if !clock::is_past(state.engine.hard_deadline(slot)) {
+            if !clock::is_past(state.engine.deadline(slot)) {
                 return false;
             }
             let removed = state.engine.remove(slot, Reason::Expired);
@@ -162,7 +164,7 @@ pub fn get<'py>(slf: &Bound<'py, ResultCache>, key: &Bound<'py, PyAny>, hash: u6
 pub struct Attach {
     /// Call arguments by which to find it next time, with their hash.
     pub alias: Option<(u64, Alias)>,
-    /// Token of the function.
+    /// [`group_of`] the function.
     pub group: u64,
     /// The key is not for the disk tier.
     pub memory_only: bool,
@@ -199,7 +201,7 @@ pub fn look<'py>(
     slf: &Bound<'py, ResultCache>,
     key: &Bound<'py, PyAny>,
     hash: u64,
-    attach: Option<Attach>,
+    mut attach: Option<Attach>,
     count: bool,
 ) -> PyResult<Look> {
     let (py, this) = (slf.py(), slf.get());
@@ -215,8 +217,8 @@ pub fn look<'py>(
         state.is_live(found).then(|| {
             state.engine.touch(found);
             state.counters.hits += u64::from(count);
-            if let Some(Attach { alias: Some((hash, alias)), .. }) = attach {
-                replaced = state.engine.set_alias(found, hash, alias);
+            if let Some(Attach { alias: Some((hash, alias)), .. }) = attach.take() {
+                replaced = state.engine.attach(found, hash, alias);
             }
             state.engine.entry(found).value.clone_ref(py)
         })
@@ -291,7 +293,7 @@ pub fn put<'py>(
     let gone = insert(this, key, hash, value, text.as_deref(), ttl, weight, put)?;
     this.state.with(py, |state| state.counters.sets += 1);
     let written = disk::enqueue(slf, row);
-    this.dismiss(py, gone);
+    this.dismiss_replaced(key, gone);
     written.wait(slf);
     Ok(())
 }
@@ -320,9 +322,9 @@ pub fn insert(
             Some(slot) => state.engine.replace(slot, value.clone().unbind(), new, &mut gone),
             None => {
                 let (key, value) = (key.clone().unbind(), value.clone().unbind());
-                state.engine.insert(hash, key, value, new, &mut gone);
+                state.engine.insert(hash, key, value, new, &mut gone)
             }
-        }
+        };
         state.count(&gone);
     });
     Ok(gone)
@@ -425,6 +427,11 @@ fn remove_from_memory(
     Ok((live, gone))
 }
 
+/// Results still being computed are not to be stored once their key, tag or function was invalidated.
+fn doom(this: &ResultCache, py: Python<'_>, concerned: impl FnMut(&Bound<'_, PyAny>, &Flight) -> bool) -> PyResult<()> {
+    flight::doom(this.flights.bind(py), concerned)
+}
+
 /// A `set` with negative lifetime: the entry goes, nothing is counted but the `set`.
 fn remove_silently(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64) -> PyResult<()> {
     let this = slf.get();
@@ -436,6 +443,7 @@ fn remove_silently(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u
 
 pub fn delete(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64) -> PyResult<bool> {
     let (py, this) = (slf.py(), slf.get());
+    flight::doom_key(this.flights.bind(py), key)?;
     let (in_memory, gone) = remove_from_memory(this, key, hash, Reason::Deleted)?;
     let on_disk = disk::delete(slf, key);
     let existed = in_memory || on_disk;
@@ -457,6 +465,7 @@ pub fn contains(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64)
 
 pub fn clear(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
     let (py, this) = (slf.py(), slf.get());
+    doom(this, py, |_, _| true)?;
     let mut gone = Gone::default();
     let now = clock::now();
     this.state.with(py, |state| {
@@ -466,7 +475,7 @@ pub fn clear(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
     let on_disk = disk::clear(slf);
     this.state.with(py, |state| state.invalidations += 1);
     let live = gone.iter().filter(|removed| removed.expires > now);
-    let removed = distinct(py, live.map(|removed| &removed.key), on_disk);
+    let removed = distinct(py, live.filter_map(|removed| removed.key.as_ref()), on_disk);
     this.dismiss(py, gone);
     Ok(removed)
 }
@@ -479,24 +488,42 @@ pub fn clear(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
 pub fn invalidate(slf: &Bound<'_, ResultCache>, selector: Selector<'_, '_>) -> PyResult<usize> {
     let (py, this) = (slf.py(), slf.get());
     let now = clock::now();
+    doom(this, py, |key, flight| match &selector {
+        Selector::Tag(tag) => flight.tags.iter().any(|carried| carried == tag),
+        Selector::Function { name, .. } => flight.function == group_of(name),
+        Selector::Pattern(pattern) => contains_text(key.as_ptr(), pattern.as_ptr()),
+    })?;
     let mut gone = Gone::default();
     this.state.with(py, |state| {
         state.invalidations += 1;
         match &selector {
             Selector::Tag(tag) => remove_labelled(state, &Label::Tag((*tag).into()), &mut gone),
-            Selector::Function { group, .. } => remove_labelled(state, &Label::Group(*group), &mut gone),
+            Selector::Function { name, .. } => remove_function(state, name, &mut gone),
             Selector::Pattern(pattern) => remove_matching(state, pattern, &mut gone),
         }
     });
     let on_disk = disk::invalidate(slf, &selector);
     let live = gone.iter().filter(|removed| removed.expires > now);
-    let removed = distinct(py, live.map(|removed| &removed.key), on_disk);
+    let removed = distinct(py, live.filter_map(|removed| removed.key.as_ref()), on_disk);
     this.state.with(py, |state| {
         state.invalidations += 1;
         state.counters.deletes += removed as u64;
     });
     this.dismiss(py, gone);
     Ok(removed)
+}
+
+/// Group label of a decorated function's entries.
+pub fn group_of(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+/// Removes the entries of a decorated function: those it stored, and those that came from disk under its prefix.
+pub fn remove_function(state: &mut State, name: &str, gone: &mut Gone) {
+    remove_labelled(state, &Label::Group(group_of(name)), gone);
+    remove_labelled(state, &Label::Head(format!("{name}:").into()), gone);
 }
 
 pub fn remove_labelled(state: &mut State, label: &Label, gone: &mut Gone) {
@@ -506,12 +533,7 @@ pub fn remove_labelled(state: &mut State, label: &Label, gone: &mut Gone) {
 }
 
 pub fn remove_matching(state: &mut State, pattern: &Bound<'_, PyString>, gone: &mut Gone) {
-    let contains = |key: &Py<PyAny>| {
-        // SAFETY: both are str (or a subclass, whose text is compared natively): no user code runs.
-        unsafe {
-            ffi::PyUnicode_Check(key.as_ptr()) != 0 && ffi::PyUnicode_Contains(key.as_ptr(), pattern.as_ptr()) == 1
-        }
-    };
+    let contains = |key: &Py<PyAny>| contains_text(key.as_ptr(), pattern.as_ptr());
     match pattern.to_str() {
         Ok(text) if text.find(':') == text.len().checked_sub(1) && !text.is_empty() => {
             for head in state.engine.heads_ending_with(text) {
@@ -530,6 +552,12 @@ pub fn remove_matching(state: &mut State, pattern: &Bound<'_, PyString>, gone: &
     }
 }
 
+/// Whether a key is a str that contains `pattern`.
+fn contains_text(key: *mut ffi::PyObject, pattern: *mut ffi::PyObject) -> bool {
+    // SAFETY: live objects; text is compared natively, also that of str subclasses: no user code runs.
+    unsafe { ffi::PyUnicode_Check(key) != 0 && ffi::PyUnicode_Contains(key, pattern) == 1 }
+}
+
 /// Number of different keys among those removed in memory and those removed on disk.
 fn distinct<'a>(py: Python<'_>, in_memory: impl Iterator<Item = &'a Py<PyAny>>, on_disk: Vec<String>) -> usize {
     if on_disk.is_empty() {
@@ -546,7 +574,7 @@ pub fn cleanup_expired(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
     let mut gone = Gone::default();
     this.state.with(py, |state| state.engine.expire(clock::now(), &mut gone));
     let on_disk = disk::cleanup_expired(slf);
-    let removed = distinct(py, gone.iter().map(|removed| &removed.key), on_disk);
+    let removed = distinct(py, gone.iter().filter_map(|removed| removed.key.as_ref()), on_disk);
     this.state.with(py, |state| state.counters.expirations += removed as u64);
     this.dismiss(py, gone);
     Ok(removed)
@@ -556,6 +584,11 @@ pub fn cleanup_expired(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
 pub fn sweep(slf: &Bound<'_, ResultCache>) -> PyResult<()> {
     slf.get().enter(slf.py())?;
     cleanup_expired(slf).map(drop)
+}
+
+/// Keeps the error count of a tier that is being closed.
+pub fn keep_errors(this: &ResultCache, py: Python<'_>, errors: u64) {
+    this.settings.with(py, |settings| settings.disk_errors += errors);
 }
 
 /// The disk tier failed once more.
@@ -648,14 +681,14 @@ pub fn traverse(this: &ResultCache, visit: &PyVisit<'_>) -> Result<(), PyTravers
     // SAFETY: the collector runs attached.
     let entries = unsafe {
         this.state.try_with_unchecked(|state| {
-            for (key, value, alias) in state.engine.iter() {
-                visit.call(key)?;
-                visit.call(value)?;
-                if let Some(alias) = alias {
+            for (slot, entry) in state.engine.iter() {
+                visit.call(&entry.key)?;
+                visit.call(&entry.value)?;
+                if let Some(alias) = state.engine.alias(slot) {
                     visit.call(&alias.arguments)?;
                 }
             }
-            Ok(())
+            visit.call(&this.flights)
         })
     };
     entries.unwrap_or(Ok(()))?;

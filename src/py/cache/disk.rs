@@ -19,6 +19,7 @@ use super::ResultCache;
 use crate::cache::persist::{self, Change, DiskTier, Durability, Row};
 use crate::cache::{Label, Reason};
 use crate::py::codec::{Codec, Decoded};
+use crate::py::lease::Lease;
 use crate::py::lookup::hash_key;
 use crate::support::clock;
 
@@ -82,6 +83,17 @@ impl Disk {
 
     pub fn path(&self) -> Option<PathBuf> {
         self.get().map(|open| open.path.clone())
+    }
+
+    /// How often to look for changes of other processes in the background; `None` = not at all.
+    pub fn check_interval(&self) -> Option<Duration> {
+        let coherence = self.get()?.tier.options().coherence?;
+        (!coherence.is_zero()).then(|| (coherence / 2).max(Duration::from_millis(5)))
+    }
+
+    /// Whether writes are waited for.
+    pub fn waits(&self) -> bool {
+        self.get().is_some_and(|open| open.tier.options().durability != Durability::Memory)
     }
 
     /// Failures that the tier counted itself.
@@ -164,30 +176,34 @@ pub fn prepare(
     Ok(Prepared::Write(key.to_owned(), row))
 }
 
-/// A write that was queued and may have to be waited for.
-pub struct Queued(Option<Arc<Open>>);
+/// A write that was queued and has to be waited for.
+pub struct Waiting(Option<(Arc<Open>, persist::Queued)>);
 
 /// Queues a write without waiting.
-pub fn enqueue(slf: &Bound<'_, ResultCache>, prepared: Prepared) -> Queued {
+pub fn enqueue(slf: &Bound<'_, ResultCache>, prepared: Prepared) -> Waiting {
     let Some(open) = (!matches!(prepared, Prepared::None)).then(|| slf.get().disk.get()).flatten() else {
-        return Queued(None);
+        return Waiting(None);
     };
     let queued = match prepared {
-        Prepared::None => return Queued(None),
+        Prepared::None => return Waiting(None),
         Prepared::Write(key, row) => open.tier.queue(&key, row),
-        Prepared::Discard(key) => open.tier.discard(&key),
+        Prepared::Discard(key) => open.tier.queue_discard(&key),
     };
     // Only a tier closed meanwhile refuses, and then there is nothing to wait for.
-    Queued(queued.is_ok().then_some(open))
+    match queued {
+        Ok(persist::Queued::Accepted) | Err(_) => {
+            release(slf.py(), open);
+            Waiting(None)
+        }
+        Ok(queued) => Waiting(Some((open, queued))),
+    }
 }
 
-impl Queued {
+impl Waiting {
     /// Waits, detached, as long as the durability and the bound of the queue ask for.
     pub fn wait(self, slf: &Bound<'_, ResultCache>) {
-        if let Some(open) = self.0 {
-            if open.tier.must_wait() {
-                slf.py().detach(|| open.tier.wait_queued());
-            }
+        if let Some((open, queued)) = self.0 {
+            slf.py().detach(|| open.tier.wait(queued));
             release(slf.py(), open);
         }
     }
@@ -403,4 +419,21 @@ pub fn apply_changes(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
         this.dismiss(py, gone);
     }
     Ok(changes.len())
+}
+
+/// See `ResultCache._lease`.
+pub fn lease<'py>(
+    slf: &Bound<'py, ResultCache>,
+    key: &Bound<'py, PyAny>,
+    seconds: f64,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (py, none) = (slf.py(), slf.py().None().into_bound(slf.py()));
+    let (Some(open), Some(text)) = (slf.get().disk.get(), text_of(key)) else { return Ok(none) };
+    let ttl = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    match py.detach(|| Lease::acquire(open, &text, ttl)) {
+        Ok(Some(lease)) => Ok(Bound::new(py, lease)?.into_any()),
+        Ok(None) => Ok(pyo3::types::PyBool::new(py, false).to_owned().into_any()),
+        // The tier counted and logged it; computing twice is better than not at all.
+        Err(_) => Ok(none),
+    }
 }

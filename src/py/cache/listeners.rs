@@ -3,26 +3,12 @@
 use pyo3::prelude::*;
 
 use super::state::Gone;
-use crate::cache::Reason;
 
-/// The name under which `on_evict` learns why an entry left.
-pub fn reason_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Capacity => "capacity",
-        Reason::Bytes => "bytes",
-        Reason::Expired => "expired",
-        Reason::Replaced => "replaced",
-        Reason::Deleted => "deleted",
-        Reason::Invalidated => "invalidated",
-        Reason::Cleared => "cleared",
-    }
-}
-
-/// Tells `listener` of every removed entry.
-pub fn evicted(py: Python<'_>, listener: &Py<PyAny>, gone: &Gone) {
+/// Tells `listener` of every removed entry; `stored` is the key of an entry whose value was replaced.
+pub fn evicted(py: Python<'_>, listener: &Py<PyAny>, gone: &Gone, stored: Option<&Bound<'_, PyAny>>) {
     for removed in gone {
-        let called = listener.call1(py, (&removed.key, &removed.value, reason_name(removed.reason)));
-        report(py, called, "on_evict");
+        let key = removed.key.as_ref().map(|key| key.bind(py)).or(stored);
+        report(py, listener.call1(py, (key, &removed.value, removed.reason.as_str())), "on_evict");
     }
 }
 

@@ -25,9 +25,10 @@ use pyo3::{PyTraverseError, PyVisit};
 use self::core::Put;
 use self::disk::Disk;
 use self::state::{Counters, Engine, State};
+use super::keys;
 use super::lock::CacheLock;
 use super::lookup::hash_key;
-use crate::cache::{Limits, PolicyKind, Reason};
+use crate::cache::{Limits, PolicyKind};
 use crate::support::sync::AttachedCell;
 
 /// Set until `__init__` has run.
@@ -36,6 +37,17 @@ const UNINITIALISED: u32 = 1;
 pub const LISTENED: u32 = 2;
 /// Changes of other processes are looked for on each hit (`coherence=0`).
 pub const CHECK_EACH: u32 = 4;
+
+/// An argument that may be left out, but not be None.
+struct Given<'py>(Option<Bound<'py, PyAny>>);
+
+impl<'py> FromPyObject<'_, 'py> for Given<'py> {
+    type Error = std::convert::Infallible;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> Result<Self, Self::Error> {
+        Ok(Self(Some(value.to_owned())))
+    }
+}
 
 /// Settings that are read outside the critical section.
 pub struct Settings {
@@ -60,13 +72,18 @@ pub struct ResultCache {
     pub(super) state: AttachedCell<State>,
     pub(super) settings: AttachedCell<Settings>,
     pub(super) disk: Disk,
+    /// Computations under way, key -> `Flight`.
+    pub(super) flights: Py<PyDict>,
 }
 
 #[pymethods]
 impl ResultCache {
     /// Accepts anything: subclasses may have their own signature, configuration happens in `__init__`.
     #[new]
-    #[pyo3(signature = (*_arguments, **_options))]
+    #[pyo3(signature = (*_arguments, **_options), text_signature = "(max_size=1000, default_ttl=3600, \
+        enable_persistent=False, db_path=None, *, max_bytes=None, policy='lru', sizeof=None, ttl_jitter=0.0, \
+        durability='memory', coherence=1.0, allow_pickle=True, trust_legacy=None, on_evict=None, on_hit=None, \
+        on_miss=None)")]
     fn new(
         py: Python<'_>,
         _arguments: &Bound<'_, PyTuple>,
@@ -95,18 +112,19 @@ impl ResultCache {
                 disk_errors: 0,
             }),
             disk: Disk::default(),
+            flights: PyDict::new(py).unbind(),
         })
     }
 
-    #[pyo3(signature = (max_size = None, default_ttl = None, enable_persistent = false, db_path = None, *,
+    #[pyo3(signature = (max_size = Given(None), default_ttl = Given(None), enable_persistent = None, db_path = None, *,
         max_bytes = None, policy = "lru", sizeof = None, ttl_jitter = 0.0, durability = "memory", coherence = Some(1.0),
         allow_pickle = true, trust_legacy = None, on_evict = None, on_hit = None, on_miss = None))]
     #[allow(clippy::too_many_arguments)]
     fn __init__<'py>(
         slf: &Bound<'py, Self>,
-        max_size: Option<Bound<'py, PyAny>>,
-        default_ttl: Option<Bound<'py, PyAny>>,
-        enable_persistent: bool,
+        max_size: Given<'py>,
+        default_ttl: Given<'py>,
+        enable_persistent: Option<Bound<'py, PyAny>>,
         db_path: Option<Bound<'py, PyAny>>,
         max_bytes: Option<Bound<'py, PyAny>>,
         policy: &str,
@@ -121,9 +139,10 @@ impl ResultCache {
         on_miss: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
-        let entries = max_size.map_or(Ok(1000), |value| options::count(&value, "max_size"))?;
+        let enable_persistent = enable_persistent.map_or(Ok(false), |value| value.is_truthy())?;
+        let entries = max_size.0.map_or(Ok(1000), |value| options::count(&value, "max_size"))?;
         let bytes = max_bytes.map(|value| options::count(&value, "max_bytes")).transpose()?.map(|bytes| bytes as u64);
-        let default_ttl = match default_ttl {
+        let default_ttl = match default_ttl.0 {
             Some(value) => value,
             None => 3600_i64.into_pyobject(py)?.into_any(),
         };
@@ -238,8 +257,9 @@ impl ResultCache {
         disk::flush(slf, timeout)
     }
 
-    /// Flushes and closes the disk tier; the object goes on as a memory-only cache.
-    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Flushes and closes the disk tier; what `close()` does after its own connection is closed.
+    #[pyo3(name = "_close_store")]
+    fn close_store(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().enter(slf.py())?;
         disk::close(slf)
     }
@@ -373,6 +393,28 @@ impl ResultCache {
         self.disk.path()
     }
 
+    /// `"<func_name>:<hex digest>"` of a call, the same in every process; see the module's documentation of keys.
+    #[pyo3(signature = (func_name, args, kwargs))]
+    fn generate_key<'py>(
+        &self,
+        func_name: &Bound<'py, PyString>,
+        args: &Bound<'py, PyAny>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<String> {
+        keys::generate_key(func_name.py(), func_name.to_str()?, args, kwargs)
+    }
+
+    /// The lease on a key for single flight across processes: None if there is no disk tier to hold it, False while
+    /// another process has it.
+    fn _lease<'py>(slf: &Bound<'py, Self>, key: &Bound<'py, PyAny>, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
+        disk::lease(slf, key, seconds)
+    }
+
+    /// Whether `set` blocks for the disk (`durability` other than "memory").
+    fn _waits_for_disk(&self) -> bool {
+        self.disk.waits()
+    }
+
     /// One round of background upkeep: expiry in both tiers.
     fn _sweep(slf: &Bound<'_, Self>) -> PyResult<()> {
         core::sweep(slf)
@@ -438,23 +480,25 @@ impl ResultCache {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    /// Removes with [`Reason::Expired`] what is past its time; shared by reads and sweeps.
-    pub(super) fn on_evict(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    fn on_evict(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.settings.with(py, |settings| settings.on_evict.as_ref().map(|listener| listener.clone_ref(py)))
     }
 
     /// Reports `gone` to `on_evict` and destroys it; call it last, user code runs here.
     pub(super) fn dismiss(&self, py: Python<'_>, gone: state::Gone) {
-        if gone.is_empty() {
-            return;
+        if !gone.is_empty() {
+            if let Some(listener) = self.on_evict(py) {
+                listeners::evicted(py, &listener, &gone, None);
+            }
         }
-        if let Some(listener) = self.on_evict(py) {
-            listeners::evicted(py, &listener, &gone);
-        }
-        drop(gone);
     }
 
-    pub(super) fn removed_reason_expired() -> Reason {
-        Reason::Expired
+    /// [`dismiss`](Self::dismiss) after a store under `key`, which stays in the cache if its value was replaced.
+    pub(super) fn dismiss_replaced(&self, key: &Bound<'_, PyAny>, gone: state::Gone) {
+        if !gone.is_empty() {
+            if let Some(listener) = self.on_evict(key.py()) {
+                listeners::evicted(key.py(), &listener, &gone, Some(key));
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::cache::{Cache, Reason, Removals, Slot};
-use crate::py::lookup::{Same, same_argument, same_key};
+use crate::py::lookup::{Same, same_key};
 use crate::support::clock;
 
 /// The arguments of a decorated call: second key of an entry that `cached` stored.
@@ -76,14 +76,6 @@ impl State {
     /// Finds the very key object.
     pub fn find_identical(&self, hash: u64, key: &Py<PyAny>) -> Option<Slot> {
         self.engine.find(hash, |stored| stored.is(key))
-    }
-
-    /// Finds the entry of a decorated call with one argument.
-    #[inline(always)]
-    pub fn find_call(&self, hash: u64, function: u64, argument: *mut ffi::PyObject) -> Option<Slot> {
-        self.engine.find_alias(hash, |alias| {
-            alias.function == function && same_argument(alias.arguments.as_ptr(), argument)
-        })
     }
 
     /// Counts what left the engine.

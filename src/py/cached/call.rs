@@ -59,7 +59,10 @@ pub struct Call {
     function: Py<PyAny>,
     /// Prefix of the text keys, without the ':'.
     name: String,
+    /// Tells this function's call arguments from those of others.
     token: u64,
+    /// Labels this function's entries.
+    group: u64,
     seed: u64,
     signature: Option<Signature>,
     key_func: Option<Py<PyAny>>,
@@ -256,7 +259,7 @@ impl Call {
         let py = cache.py();
         let attach = Attach {
             alias: request.alias.as_ref().map(|(hash, arguments)| (*hash, self.alias(py, arguments))),
-            group: self.token,
+            group: self.group,
             memory_only: request.memory_only,
         };
         let found = core::look(cache, request.key.bind(py), request.hash, Some(attach), count)?;
@@ -287,7 +290,7 @@ impl Call {
         let deadline = self.wait_timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
         let (flights, key) = (cache.get().flights.bind(py), request.key.bind(py));
         loop {
-            let (leads, flight) = flight::join(flights, key, self.token, self.fixed_tags(), true)?;
+            let (leads, flight) = flight::join(flights, key, self.group, self.fixed_tags(), true)?;
             if leads {
                 // Someone else may have landed between the lookup and the start of this flight.
                 if let Look::Fresh(value) = self.look(cache, request, false)? {
@@ -349,6 +352,27 @@ impl Call {
         cost: f32,
     ) -> PyResult<()> {
         let py = cache.py();
+        let (ttl, tags) = self.terms_of(value)?;
+        if flight.is_some_and(Flight::is_doomed) {
+            return Ok(());
+        }
+        let put = Put {
+            ttl,
+            tags: &tags,
+            cost,
+            grace: self.stale_while_revalidate.max(self.stale_if_error),
+            alias: request.alias.as_ref().map(|(hash, arguments)| (*hash, self.alias(py, arguments))),
+            group: Some(self.group),
+            function: self.key_func.is_some().then_some(self.name.as_str()),
+            memory_only: request.memory_only,
+            jitter: self.jitter,
+        };
+        core::put(cache, request.key.bind(py), request.hash, value, put)
+    }
+
+    /// Lifetime and tags of a result; runs the user's callables, if any.
+    fn terms_of(&self, value: &Bound<'_, PyAny>) -> PyResult<(Option<f64>, Vec<String>)> {
+        let py = value.py();
         let ttl = match &self.ttl {
             Setting::Fixed(ttl) => *ttl,
             Setting::Derived(derive) => {
@@ -356,29 +380,11 @@ impl Call {
                 if ttl.is_none() { None } else { Some(options::seconds(&ttl, "ttl")?) }
             }
         };
-        let derived;
         let tags = match &self.tags {
-            Setting::Fixed(tags) => tags,
-            Setting::Derived(derive) => {
-                derived = options::tags(Some(&derive.bind(py).call1((value,))?))?;
-                &derived
-            }
+            Setting::Fixed(tags) => tags.clone(),
+            Setting::Derived(derive) => options::tags(Some(&derive.bind(py).call1((value,))?))?,
         };
-        if flight.is_some_and(Flight::is_doomed) {
-            return Ok(());
-        }
-        let put = Put {
-            ttl,
-            tags,
-            cost,
-            grace: self.stale_while_revalidate.max(self.stale_if_error),
-            alias: request.alias.as_ref().map(|(hash, arguments)| (*hash, self.alias(py, arguments))),
-            group: Some(self.token),
-            function: self.key_func.is_some().then_some(self.name.as_str()),
-            memory_only: request.memory_only,
-            jitter: self.jitter,
-        };
-        core::put(cache, request.key.bind(py), request.hash, value, put)
+        Ok((ttl, tags))
     }
 
     fn fixed_tags(&self) -> &[String] {
@@ -407,11 +413,10 @@ impl Call {
             Some(hash) => Some((hash, signature.own(py, bound)?)),
             None => None,
         };
-        let (positional, keywords) = signature.split(py, bound)?;
-        if let Some(version) = &self.version {
-            keywords.set_item(VERSION, version)?;
-        }
-        let (text, memory_only) = match call_key(py, &self.name, &positional, &keywords)? {
+        let (positional, keywords) = self.named(py, bound)?;
+        let named = keywords.iter().map(|(name, value)| Ok((name.cast_into::<PyString>()?, value)));
+        let named = named.collect::<PyResult<Vec<_>>>()?;
+        let (text, memory_only) = match call_key(py, &self.name, positional, named)? {
             CallKey::Durable(text) => (text, self.memory_only),
             CallKey::MemoryOnly(text) => (text, true),
             CallKey::Uncacheable => return Ok(None),
@@ -429,17 +434,41 @@ impl Call {
         if self.key_func.is_some() {
             return self.request_by_key_func(positional, keywords).map(Some);
         }
-        let mut items: Vec<*mut ffi::PyObject> = positional.iter().map(|item| item.as_ptr()).collect();
-        let count = items.len();
-        items.extend(keywords.values().iter().map(|item| item.as_ptr()));
-        let names = PyTuple::new(py, keywords.keys())?;
-        let Some(signature) = &self.signature else { return Ok(None) };
-        // SAFETY: `items` holds the positional objects and then one for each name, kept alive by the two containers.
-        let bound = unsafe { signature.bind(items.as_ptr(), count, names.as_ptr()) };
-        match bound {
-            Some(bound) => self.request_for(py, &bound),
-            None => Err(PyTypeError::new_err(format!("the arguments do not fit the signature of {}", self.name))),
+        match self.bind_call(positional, keywords)? {
+            Some((bound, _alive)) => self.request_for(py, &bound),
+            None => Ok(None),
         }
+    }
+
+    /// Binds an ordinary call; `None` if it does not fit the signature. The second part keeps the bound objects alive.
+    fn bind_call<'py>(
+        &self,
+        positional: &Bound<'py, PyTuple>,
+        keywords: &Bound<'py, PyDict>,
+    ) -> PyResult<Option<(Bound1, Vec<Bound<'py, PyAny>>)>> {
+        let Some(signature) = &self.signature else { return Ok(None) };
+        let mut alive: Vec<Bound<'py, PyAny>> = positional.iter().collect();
+        alive.extend(keywords.values());
+        let items: Vec<*mut ffi::PyObject> = alive.iter().map(|item| item.as_ptr()).collect();
+        let names = PyTuple::new(positional.py(), keywords.keys())?;
+        alive.push(names.clone().into_any());
+        // SAFETY: `items` holds the positional objects and then one for each name, all kept alive by `alive`.
+        let bound = unsafe { signature.bind(items.as_ptr(), positional.len(), names.as_ptr()) };
+        Ok(bound.map(|bound| (bound, alive)))
+    }
+
+    /// A bound call as `generate_key` takes it, `version` included.
+    fn named<'py>(
+        &self,
+        py: Python<'py>,
+        bound: &Bound1,
+    ) -> PyResult<(Vec<Bound<'py, PyAny>>, Bound<'py, PyDict>)> {
+        let Some(signature) = &self.signature else { return Ok((Vec::new(), PyDict::new(py))) };
+        let (positional, keywords) = signature.split(py, bound)?;
+        if let Some(version) = &self.version {
+            keywords.set_item(VERSION, version)?;
+        }
+        Ok((positional, keywords))
     }
 }
 
@@ -514,6 +543,7 @@ impl Call {
             stock: Stock::new(cache)?,
             cache: cache.clone().unbind(),
             function: function.unbind(),
+            group: core::group_of(&name),
             name,
             token,
             seed: fold(token, 0x5EED),
@@ -602,10 +632,52 @@ impl Call {
         })
     }
 
+    #[getter]
+    fn single_flight(&self) -> bool {
+        self.single_flight
+    }
+
+    #[getter]
+    fn stale_if_error(&self) -> bool {
+        self.stale_if_error > 0
+    }
+
+    #[getter]
+    fn has_key_func(&self) -> bool {
+        self.key_func.is_some()
+    }
+
+    /// Whether the cache still has its own `get`, `set` and `generate_key`.
+    fn is_stock(&self, py: Python<'_>) -> bool {
+        self.stock.holds_slowly(self.cache.bind(py))
+    }
+
+    /// Whether the key of `request` is being computed right now.
+    fn is_computing(&self, py: Python<'_>, request: &Request) -> PyResult<bool> {
+        self.cache.get().flights.bind(py).contains(request.key.bind(py))
+    }
+
+    /// The bound arguments as `generate_key` takes them: positional values, and keyword arguments by name.
+    fn arguments<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+    ) -> PyResult<(Vec<Bound<'py, PyAny>>, Bound<'py, PyDict>)> {
+        match self.bind_call(args, kwargs)? {
+            Some((bound, _alive)) => self.named(args.py(), &bound),
+            None => Ok((args.iter().collect(), kwargs.clone())),
+        }
+    }
+
+    /// `(ttl, tags)` for a result.
+    fn terms(&self, value: &Bound<'_, PyAny>) -> PyResult<(Option<f64>, Vec<String>)> {
+        self.terms_of(value)
+    }
+
     /// `(leads, flight)` for the key of `request`.
     fn join<'py>(&self, py: Python<'py>, request: &Request, by_thread: bool) -> PyResult<(bool, Bound<'py, Flight>)> {
         let flights = self.cache.get().flights.bind(py);
-        flight::join(flights, request.key.bind(py), self.token, self.fixed_tags(), by_thread)
+        flight::join(flights, request.key.bind(py), self.group, self.fixed_tags(), by_thread)
     }
 
     /// Ends a flight with a value (`succeeded`) or a failure.
@@ -663,9 +735,7 @@ impl Call {
     fn clear(&self, py: Python<'_>) -> PyResult<usize> {
         let cache = self.cache.bind(py);
         cache.get().enter(py)?;
-        let prefix = format!("{}:", self.name);
-        let prefix = (self.key_func.is_none() && !self.memory_only).then_some(prefix.as_str());
-        core::invalidate(cache, core::Selector::Function { group: self.token, tracked: &self.name, prefix })
+        core::invalidate(cache, core::Selector::Function { name: &self.name, durable: !self.memory_only })
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

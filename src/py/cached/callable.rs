@@ -29,6 +29,11 @@ struct CachedFunction {
     weak_references: *mut ffi::PyObject,
 }
 
+unsafe extern "C" {
+    /// A bound method; part of CPython's C API, but not declared by `pyo3::ffi`.
+    fn PyMethod_New(function: *mut ffi::PyObject, instance: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
 /// `Py_TPFLAGS_HAVE_VECTORCALL`, public since 3.12 under this value, private before.
 const HAVE_VECTORCALL: u64 = 1 << 11;
 
@@ -160,7 +165,9 @@ unsafe extern "C" fn vectorcall(
             null_mut()
         }),
         Err(payload) => Python::attach(|py| {
-            PanicException::from_panic_payload(payload).restore(py);
+            let text = payload.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            PanicException::new_err(text.unwrap_or_else(|| "panic in upshift".to_owned())).restore(py);
             null_mut()
         }),
     }
@@ -177,7 +184,7 @@ unsafe extern "C" fn bind_method(
             ffi::Py_INCREF(this);
             return this;
         }
-        ffi::PyMethod_New(this, instance)
+        PyMethod_New(this, instance)
     }
 }
 

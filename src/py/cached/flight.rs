@@ -195,6 +195,19 @@ pub fn doom(
     Ok(())
 }
 
+/// [`doom`] for the flight of one key.
+pub fn doom_key(flights: &Bound<'_, PyDict>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+    if flights.is_empty() {
+        return Ok(());
+    }
+    if let Some(flight) = flights.get_item(key)? {
+        let flight = flight.cast_into::<Flight>()?;
+        flight.get().doomed.store(true, Ordering::Relaxed);
+        forget(flights, key, &flight)?;
+    }
+    Ok(())
+}
+
 #[pymethods]
 impl Flight {
     /// `(ended, succeeded, value)`.

@@ -13,6 +13,11 @@ use pyo3::types::PyString;
 
 use crate::py::cache::ResultCache;
 
+unsafe extern "C" {
+    /// Where an object keeps its instance dict; exported by CPython, but not declared by `pyo3::ffi`.
+    fn _PyObject_GetDictPtr(object: *mut ffi::PyObject) -> *mut *mut ffi::PyObject;
+}
+
 /// `Py_TPFLAGS_VALID_VERSION_TAG`: cleared when a class or one of its bases is modified.
 const VALID_VERSION: u64 = 1 << 19;
 
@@ -32,7 +37,7 @@ unsafe impl Sync for Stock {}
 impl Stock {
     pub fn new(cache: &Bound<'_, ResultCache>) -> PyResult<Self> {
         // SAFETY: a live object; the answer is null or a pointer into it.
-        let dict = unsafe { ffi::_PyObject_GetDictPtr(cache.as_ptr()) };
+        let dict = unsafe { _PyObject_GetDictPtr(cache.as_ptr()) };
         let stock = Self { kind: cache.get_type().as_type_ptr(), dict, version: AtomicU32::new(0) };
         stock.holds_slowly(cache);
         Ok(stock)
