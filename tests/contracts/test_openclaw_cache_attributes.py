@@ -35,7 +35,8 @@ def test_cache_is_a_mapping_in_lru_order(cache):  # openclaw §6.1
     assert isinstance(view, collections.abc.Mapping)
     assert list(view) == list(view.keys()) == ["b", "a"]
     assert len(view) == 2
-    assert "a" in view and "z" not in view
+    assert "a" in view
+    assert "z" not in view
     value, expires, created, accesses = view["a"]
     assert (value, accesses) == (1, 1)
     assert type(accesses) is int
@@ -94,7 +95,9 @@ def test_tags_is_a_mapping_of_sets(cache):  # openclaw §6.1 "tag → set of key
     cache.set("b", 1, tags=["y"])
     assert dict(view) == {"x": {"a"}, "y": {"a", "b"}}
     assert isinstance(view["x"], collections.abc.Set)
-    assert len(view) == 2 and "x" in view and "z" not in view
+    assert len(view) == 2
+    assert "x" in view
+    assert "z" not in view
     with pytest.raises(KeyError):
         view["z"]
     with pytest.raises((TypeError, AttributeError)):

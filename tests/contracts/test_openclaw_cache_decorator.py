@@ -127,7 +127,8 @@ def test_an_exception_is_not_cached_and_propagates_unchanged(cache, counted):  #
     with pytest.raises(Failed) as caught:
         f(1)
     assert caught.value is error
-    assert error.__cause__ is None and error.__context__ is None
+    assert error.__cause__ is None
+    assert error.__context__ is None
     assert len(cache) == 0
     assert f(1) == 1
     assert len(f.runs) == 2

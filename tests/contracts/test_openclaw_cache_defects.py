@@ -179,7 +179,7 @@ def test_c08_eviction_does_not_depend_on_the_number_of_tags():  # openclaw C8: w
 # C9 (time zones) is in test_openclaw_cache_disk.py and tests/faults/test_cache_original_store.py.
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="counts system calls through /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="platform: counts system calls in /proc")
 def test_c10_a_memory_hit_does_no_disk_io(db_path):  # openclaw C10
     program = """
     import sys
@@ -202,6 +202,7 @@ def test_c10_a_memory_hit_does_no_disk_io(db_path):  # openclaw C10
     assert run_literal(program, db_path) < 2000
 
 
+@pytest.mark.timeout(120)
 def test_c11_expired_entries_go_by_themselves(db_path):  # openclaw C11, §9.10 "at most 60 s"
     program = """
     import sqlite3, sys, threading, time

@@ -49,7 +49,8 @@ def test_the_table_of_values(stored, rows):  # openclaw §2.5
         "last_accessed",
         "size_bytes",
     }
-    assert found["cache_key"][0] == "TEXT" and found["cache_key"][2] == 1
+    assert found["cache_key"][0] == "TEXT"
+    assert found["cache_key"][2] == 1
     assert found["cache_value"] == ("BLOB", True, 0)
     for name in ("ttl_seconds", "access_count", "size_bytes"):
         assert found[name][0] == "INTEGER"
@@ -193,7 +194,8 @@ VALUES = """
         datetime.datetime(2024, 1, 2, 3, 4, 5, 6), datetime.datetime(2024, 1, 2, tzinfo=datetime.timezone.utc),
         datetime.date(2024, 1, 2), datetime.time(1, 2, 3, 4), datetime.timedelta(days=-1, microseconds=5),
         decimal.Decimal("1.10"), uuid.UUID(int=7), complex(1, -2), range(5),
-        collections.OrderedDict(a=1), collections.Counter("abca"), collections.deque([1, 2], maxlen=5), Point(3), [Point(1), Point(2)], int, len, math.pi, ..., NotImplemented]
+        collections.OrderedDict(a=1), collections.Counter("abca"),
+        collections.deque([1, 2], maxlen=5), Point(3), [Point(1), Point(2)], int, len, math.pi, ..., NotImplemented]
 """
 
 

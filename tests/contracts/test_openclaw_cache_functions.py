@@ -145,7 +145,8 @@ def test_a_coroutine_that_is_never_awaited_does_nothing(cache):  # openclaw §2.
         runs.append(1)
 
     f().close()
-    assert runs == [] and len(cache) == 0
+    assert runs == []
+    assert len(cache) == 0
     assert cache.get_stats()["total_requests"] == 0
 
 

@@ -113,7 +113,8 @@ def test_expirations_are_no_evictions(make_cache):  # openclaw §2.4
     cache.set("new", 1)
     stats = cache.get_stats()
     assert (stats["evictions"], stats["size"]) == (0, 2)
-    assert "live" in cache and "new" in cache
+    assert "live" in cache
+    assert "new" in cache
 
 
 def test_what_counts_where(cache):  # openclaw §2.1, §2.4
