@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 import time
 
@@ -389,21 +388,3 @@ def test_single_flight_false_lets_all_compute(cache):
         assert await asyncio.gather(f(), f()) == [1, 1]
 
     drive(main())
-
-
-def test_context_variables_reach_the_function(cache):
-    user = contextvars.ContextVar("user")
-
-    @cache.cached(key_func=lambda: f"for:{user.get()}")
-    async def f():
-        await asyncio.sleep(0)
-        return user.get()
-
-    async def as_user(name):
-        user.set(name)
-        return await f()
-
-    async def main():
-        return await asyncio.gather(as_user("a"), as_user("b"), as_user("a"))
-
-    assert drive(main()) == ["a", "b", "a"]

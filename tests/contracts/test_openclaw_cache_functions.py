@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import sys
@@ -164,6 +165,24 @@ def test_async_methods(cache):  # openclaw §2.2
         return await service.method(1) is await service.method(x=1)
 
     assert asyncio.run(main())
+
+
+def test_context_variables_reach_the_function(cache):
+    user = contextvars.ContextVar("user")
+
+    @cache.cached(key_func=lambda: f"for:{user.get()}")
+    async def f():
+        await asyncio.sleep(0)
+        return user.get()
+
+    async def as_user(name):
+        user.set(name)
+        return await f()
+
+    async def main():
+        return await asyncio.gather(as_user("a"), as_user("b"), as_user("a"))
+
+    assert asyncio.run(main()) == ["a", "b", "a"]
 
 
 # --- subclasses

@@ -42,7 +42,8 @@ WRITE = """
         blob = pickle.dumps(value)
         expires = datetime.datetime.now() + datetime.timedelta(seconds=ttl) if ttl else None
         connection.execute(
-            "INSERT INTO result_cache (cache_key, cache_value, ttl_seconds, expires_at, size_bytes) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO result_cache (cache_key, cache_value, ttl_seconds, expires_at, size_bytes)"
+            " VALUES (?, ?, ?, ?, ?)",
             (key, blob, ttl, expires, len(blob)))
     write("live", {"plain": [1, 2.5, None]}, 1800)
     write("long", "l", 200 * 86400)  # across a change of clocks, where there are any
