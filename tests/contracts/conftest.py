@@ -1,0 +1,120 @@
+"""Fixtures of the contract suites: one cache per tier, sync and async forms of a function."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sqlite3
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from upshift import ResultCache
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+POLICIES = ("lru", "lfu", "fifo", "ttl", "adaptive", "cost")
+
+
+@pytest.fixture
+def db_path(tmp_path):
+    return tmp_path / "result_cache.db"
+
+
+@pytest.fixture
+def open_cache(db_path):
+    """Makes persistent caches, on `db_path` unless told otherwise, and closes them at the end."""
+    opened = []
+
+    def make(*args, **options):
+        options.setdefault("enable_persistent", True)
+        options.setdefault("db_path", db_path)
+        cache = ResultCache(*args, **options)
+        opened.append(cache)
+        return cache
+
+    yield make
+    for cache in opened:
+        cache.close()
+
+
+@pytest.fixture(params=["memory", "persistent"])
+def tier(request):
+    return request.param
+
+
+@pytest.fixture
+def make_cache(tier, open_cache):
+    """Makes caches of the tier under test."""
+
+    def make(*args, **options):
+        if tier == "memory":
+            options["enable_persistent"] = False
+            options["db_path"] = None
+        return open_cache(*args, **options)
+
+    return make
+
+
+@pytest.fixture
+def cache(make_cache):
+    return make_cache()
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    return request.param
+
+
+@pytest.fixture
+def rows(db_path):
+    """Reads the store from outside, with the standard library, as its users do."""
+
+    def read(sql="SELECT cache_key FROM result_cache ORDER BY cache_key", *args):
+        with closing(sqlite3.connect(str(db_path), timeout=30)) as connection:
+            found = connection.execute(sql, args).fetchall()
+        return [row[0] if len(row) == 1 else row for row in found]
+
+    return read
+
+
+class Sync:
+    """Plain functions."""
+
+    name = "sync"
+
+    @staticmethod
+    def form(body):
+        return body
+
+    @staticmethod
+    def call(function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+
+class Async:
+    """The same bodies as coroutine functions, awaited in a loop of their own."""
+
+    name = "async"
+
+    @staticmethod
+    def form(body):
+        @functools.wraps(body)
+        async def coroutine(*args, **kwargs):
+            return body(*args, **kwargs)
+
+        return coroutine
+
+    @staticmethod
+    def call(function, *args, **kwargs):
+        async def main():
+            return await function(*args, **kwargs)
+
+        return asyncio.run(main())
+
+
+@pytest.fixture(params=[Sync, Async], ids=lambda style: style.name)
+def style(request):
+    return request.param
