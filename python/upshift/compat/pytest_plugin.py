@@ -10,6 +10,8 @@ from typing import NamedTuple, Optional
 
 import pytest
 
+__all__: list[str] = []
+
 
 class _Undo(NamedTuple):
     paths: list[str]
