@@ -30,12 +30,12 @@ def _fail_if_avoidable(report: pytest.TestReport | pytest.CollectReport) -> None
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
-def pytest_runtest_makereport(item: pytest.Item):  # noqa: ARG001
+def pytest_runtest_makereport(item: pytest.Item):
     outcome = yield
     _fail_if_avoidable(outcome.get_result())
 
 
 @pytest.hookimpl(hookwrapper=True, trylast=True)
-def pytest_make_collect_report(collector: pytest.Collector):  # noqa: ARG001
+def pytest_make_collect_report(collector: pytest.Collector):
     outcome = yield
     _fail_if_avoidable(outcome.get_result())

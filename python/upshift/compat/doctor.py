@@ -19,7 +19,7 @@ from pathlib import Path
 from upshift.compat import tables
 from upshift.compat.names import Use, find_uses
 
-__all__ = ["Import", "Name", "Report", "scan"]
+__all__ = ["Import", "Name", "Report", "Unreadable", "scan"]
 
 _ALWAYS_SERVED = frozenset(
     ["*", "__all__", "__dict__", "__doc__", "__file__", "__loader__", "__name__", "__package__", "__spec__"]
@@ -87,16 +87,15 @@ class Report:
 
     def _remark_lines(self) -> Iterator[str]:
         for file in self.own_copies:
-            yield f"{file}: the project's own copy; installing upshift's module takes precedence over it"
+            yield f"{file}: the project's own copy; an installed upshift module replaces it"
         for unreadable in self.unreadable:
             yield f"{unreadable.file}: not scanned: {unreadable.reason}"
 
     def _summary(self) -> str:
         names = [name for found in self.imports for name in found.names]
-        modules = {found.module for found in self.imports}
         return (
-            f"{self.files} files scanned, {len(self.unreadable)} not readable; {len(self.imports)} imports of "
-            f"{len(modules)} modules; {sum(name.served for name in names)} of {len(names)} names served"
+            f"files: {self.files}, not scanned: {len(self.unreadable)}, imports: {len(self.imports)}, "
+            f"names: {len(names)}, not served: {sum(not name.served for name in names)}"
         )
 
 

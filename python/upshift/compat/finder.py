@@ -186,7 +186,7 @@ class _MadeUpLoader(Loader):
 
         def __getattr__(attribute: str) -> Any:
             # `import core; core.VERSION` asks no finder, so the package looks for its real self here as well.
-            if not (attribute.startswith("__") and attribute.endswith("__")) and sys.modules.get(name) is module:
+            if sys.modules.get(name) is module:
                 self._finder.adopt(name)
                 value = vars(module).get(attribute, _MISSING)
                 if value is not _MISSING:

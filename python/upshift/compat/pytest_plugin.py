@@ -6,11 +6,19 @@ The plugin is loaded in every pytest run of an environment that has upshift, so 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from typing import NamedTuple, Optional
 
 import pytest
 
-_undo = pytest.StashKey[Mapping[str, "str | None"]]()
+__all__: list[str] = []
+
+
+class _Undo(NamedTuple):
+    paths: list[str]
+    variables: dict[str, Optional[str]]
+
+
+_undo = pytest.StashKey[_Undo]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,12 +42,15 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     from upshift.compat import environment
     from upshift.exceptions import CompatError
 
+    before = {status.module for status in compat.status()}
     try:
         paths = compat.install(*names)
     except CompatError as error:
         raise pytest.UsageError(f"--upshift: {error}") from error
     variables = environment.for_children(paths)
-    early_config.stash[_undo] = {name: os.environ.get(name) for name in variables}
+    early_config.stash[_undo] = _Undo(
+        [path for path in paths if path not in before], {name: os.environ.get(name) for name in variables}
+    )
     os.environ.update(variables)
 
 
@@ -52,12 +63,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _undo not in config.stash:
+    """A process that runs pytest as a library is afterwards what it was."""
+    undo = config.stash.get(_undo, None)
+    if undo is None:
         return
     from upshift import compat
 
-    compat.uninstall()
-    for name, value in config.stash[_undo].items():
+    if undo.paths:
+        compat.uninstall(*undo.paths)
+    for name, value in undo.variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
