@@ -347,11 +347,11 @@ impl<'a, 'py> Reader<'a, 'py> {
     }
 
     fn sequence(&mut self, len: usize) -> Result<Vec<Bound<'py, PyAny>>, Stop> {
-        // Each value takes a byte at least, so a damaged count cannot ask for more memory than a multiple of the blob.
+        // Each value takes a byte at least. A damaged count must not ask for memory that the data cannot fill.
         if len > self.rest.len() {
             return Err(TRUNCATED);
         }
-        let mut values = Vec::with_capacity(len);
+        let mut values = Vec::with_capacity(len.min(4096));
         for _ in 0..len {
             values.push(self.value()?);
         }

@@ -303,10 +303,8 @@ impl<'py> Encoder<'py> {
         let py = self.py;
         let name: String = dtype.getattr(intern!(py, "str"))?.extract()?;
         let restored = known::plain_dtype(py, &name)?.ok_or(Stop::Inexpressible)?;
-        let char = intern!(py, "char");
-        if !dtype.getattr(intern!(py, "metadata"))?.is_none()
-            || !restored.getattr(char)?.eq(dtype.getattr(char)?)?
-        {
+        // Two C types of one size and kind are one dtype, as they are in a pickle.
+        if !dtype.getattr(intern!(py, "metadata"))?.is_none() || !restored.eq(dtype)? {
             return Err(Stop::Inexpressible);
         }
         let mut head = vec![u8::try_from(name.len()).map_err(|_| Stop::Inexpressible)?];

@@ -75,8 +75,8 @@ mod zone {
 /// Secret that authenticates pickles.
 type Key = [u8; 32];
 
-/// Encodes and decodes the values of one store. Holds no Python object and no lock; share it freely.
-#[derive(Debug)]
+/// Encodes and decodes the values of one store. Holds no Python object and no lock; share it freely. Not `Debug`:
+/// a log must not show the key.
 pub struct Codec {
     /// File with the key; `None` if there is none to be had.
     path: Option<PathBuf>,

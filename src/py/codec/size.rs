@@ -6,8 +6,8 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
-    PyBool, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PyModule, PySet,
-    PyString, PyTuple, PyType,
+    PyBool, PyBytes, PyCFunction, PyComplex, PyDict, PyFloat, PyFrozenSet, PyFunction, PyInt,
+    PyList, PyModule, PySet, PyString, PyTuple, PyType,
 };
 
 use crate::py::raw;
@@ -184,7 +184,10 @@ impl<'py> Estimate<'py> {
 
 /// Program rather than data: referred to by values, but not kept alive by them.
 fn is_shared(obj: &Bound<'_, PyAny>) -> bool {
-    obj.is_instance_of::<PyType>() || obj.is_instance_of::<PyModule>() || obj.is_callable()
+    obj.is_instance_of::<PyType>()
+        || obj.is_instance_of::<PyModule>()
+        || obj.is_instance_of::<PyFunction>()
+        || obj.is_instance_of::<PyCFunction>()
 }
 
 /// The size of all when `visited` of `len` parts were looked at.

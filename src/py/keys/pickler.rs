@@ -5,12 +5,14 @@
 //! graph with cycles or heavy sharing needs the memo; its pickle keeps dicts in their own order.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
-use pyo3::exceptions::{PyException, PyRecursionError, PyValueError};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyException, PyRecursionError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PySet, PyString, PyTuple, PyType};
-use pyo3::{create_exception, intern};
 use sha2::{Digest, Sha256};
 
 use super::encode::{Encoder, MAX_VISITS, Stop, with_buffer};
@@ -19,13 +21,6 @@ use super::encode::{Encoder, MAX_VISITS, Stop, with_buffer};
 const PROTOCOL: u8 = 4;
 
 pub type PickleDigest = [u8; 32];
-
-create_exception!(
-    upshift,
-    LimitReached,
-    PyRecursionError,
-    "Ends a canonical pickle that should be a memoising one."
-);
 
 thread_local! {
     /// Depth and visits of the canonical encoding around the pickle that is being made on this thread.
@@ -103,26 +98,36 @@ fn digest(obj: &Bound<'_, PyAny>, canonical: bool) -> PyResult<PickleDigest> {
     let mut hash = Sha256::new();
     hash.update(pickle);
     if pickle.windows(MAIN.len()).any(|window| window == MAIN) {
-        hash.update(main_script(py)?);
+        hash.update(main_script(py)?.as_bytes());
     }
     Ok(hash.finalize().into())
 }
 
-const MAIN: &[u8] = b"__main__";
+/// Also the end of `__mp_main__`, which the script is called in a spawned process.
+const MAIN: &[u8] = b"_main__";
 
 /// Path of the script that runs as `__main__`: classes of that module are not the same in another script.
-fn main_script(py: Python<'_>) -> PyResult<String> {
-    let main = py.import("sys")?.getattr("modules")?.get_item("__main__")?;
-    let Some(file) = main
-        .getattr_opt("__file__")?
-        .filter(|file| file.is_instance_of::<PyString>())
-    else {
-        return Ok(String::new());
+fn main_script(py: Python<'_>) -> PyResult<Arc<str>> {
+    /// `__file__` and the path it resolves to. Locked only to copy and to replace.
+    static SCRIPT: Mutex<Option<(String, Arc<str>)>> = Mutex::new(None);
+
+    let modules = py.import("sys")?.getattr("modules")?;
+    let file = modules.get_item("__main__")?.getattr_opt("__file__")?;
+    let Some(file) = file.and_then(|file| file.extract::<String>().ok()) else {
+        return Ok("".into());
     };
-    py.import("os")?
-        .getattr("path")?
-        .call_method1("realpath", (file,))?
-        .extract()
+    if let Some((known, path)) = SCRIPT.lock().as_ref() {
+        if *known == file {
+            return Ok(path.clone());
+        }
+    }
+    let path: String = py
+        .import("os.path")?
+        .call_method1("realpath", (&file,))?
+        .extract()?;
+    let path: Arc<str> = path.into();
+    *SCRIPT.lock() = Some((file, path.clone()));
+    Ok(path)
 }
 
 /// What a failed pickle means. Whatever `Exception` an object's own code raises says that it cannot be pickled.
@@ -139,8 +144,8 @@ fn stop(py: Python<'_>, err: PyErr) -> Stop {
 
 fn raise(stop: Stop) -> PyErr {
     match stop {
-        Stop::Limit => LimitReached::new_err("too deep or too large for a canonical pickle"),
-        Stop::Unpicklable => PyException::new_err("contains what cannot be pickled"),
+        Stop::Limit => PyRecursionError::new_err("too deep or too large for a canonical pickle"),
+        Stop::Unpicklable => PyTypeError::new_err("contains what cannot be pickled"),
         Stop::Raised(err) => err,
     }
 }
