@@ -270,7 +270,9 @@ def test_object_that_holds_an_unpicklable_one_takes_part_itself():
     assert key(Plain(lock=service.lock, calls=1)) != before
 
 
-@pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError, RuntimeError, ZeroDivisionError, RecursionError])
+@pytest.mark.parametrize(
+    "error", [TypeError, ValueError, AttributeError, RuntimeError, ZeroDivisionError, RecursionError]
+)
 def test_any_exception_means_unpicklable(error):
     assert key(Unpicklable(error))[0] == "memory"
 
@@ -468,7 +470,9 @@ def test_bound_methods_and_partials():
 
 
 def test_args_are_any_iterable_and_kwargs_optional():
-    assert _native.call_key("f", [1, 2]) == _native.call_key("f", (1, 2), {}) == _native.call_key("f", iter((1, 2)), None)
+    assert (
+        _native.call_key("f", [1, 2]) == _native.call_key("f", (1, 2), {}) == _native.call_key("f", iter((1, 2)), None)
+    )
     with pytest.raises(TypeError):
         _native.call_key("f", 1)
     with pytest.raises(TypeError):

@@ -129,11 +129,12 @@ fn create(path: &Path) -> io::Result<()> {
     }
     result?;
     // Rows must not outlive their key in a power failure. Not every file system can sync a directory.
-    if let Some(Err(err)) = path
+    let folder = path
         .parent()
-        .map(|folder| File::open(folder).and_then(|folder| folder.sync_all()))
-    {
-        log::debug!("cannot sync the folder of {}: {err}", path.display());
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if let Err(err) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        log::debug!("cannot sync {}: {err}", folder.display());
     }
     Ok(())
 }
