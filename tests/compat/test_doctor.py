@@ -217,6 +217,7 @@ class TestUnreadable:
             (b"(" * 5000, "nested"),
             (b"x = " + b"-" * 200_000 + b"1", ""),
         ],
+        ids=["syntax", "undecodable", "codec", "null", "Python 2", "brackets", "depth"],
     )
     def test_content(self, content, reason, tmp_path):
         (tmp_path / "bad.py").write_bytes(content)

@@ -212,6 +212,7 @@ subprocess.run([{str(bare)!r}, "-c", "import core.result_cache as c; print(c.__f
         assert process.stderr == ""
 
 
+@pytest.mark.usefixtures("implementation")  # pytest < 9 does not look behind an overridden fixture for parameters
 class TestSitecustomize:
     """The user's own runs as if upshift's were not there."""
 
