@@ -11,6 +11,7 @@ import inspect
 import sqlite3
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -72,6 +73,13 @@ def cached(
     """
     if single_flight not in (True, False, "processes"):
         raise ValueError(f'single_flight must be True, False or "processes", not {single_flight!r}')
+    for option, seconds in (
+        ("stale_while_revalidate", stale_while_revalidate),
+        ("stale_if_error", stale_if_error),
+        ("wait_timeout", wait_timeout),
+    ):
+        if seconds is not None and not seconds >= 0:
+            raise ValueError(f"{option} must be 0 or more seconds, not {seconds!r}")
     ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -81,6 +89,8 @@ def cached(
             raise TypeError(f"cached() decorates a callable, not {type(function).__name__}; was it used without ()?")
         parameters = _parameters(function, ignored)
         name, private = _identify(self, function)
+        # A key_func's keys are used verbatim: whose they are is the user's choice.
+        private = private and key_func is None
         asynchronous = inspect.iscoroutinefunction(function)
         across = single_flight == "processes"
         call = _native.Call(
@@ -112,7 +122,7 @@ def cached(
 def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]] | None:
     """The signature as the native binder takes it; None if the callable does not tell."""
     try:
-        signature = inspect.signature(function, follow_wrapped=False)
+        signature = inspect.signature(function)
     except ValueError:
         if ignored:
             raise ValueError(f"ignore needs a signature, and {function!r} has none") from None
@@ -281,6 +291,54 @@ def invalidate(self: CachedFunction, *args: Any, **kwargs: Any) -> bool:
 def refresh(self: CachedFunction, *args: Any, **kwargs: Any) -> Any:
     """Compute the result of one call now, store and return it; for a coroutine function, an awaitable of it."""
     return _calls.refresh(self._call, args, kwargs)
+
+
+class BoundCachedFunction:
+    """A cached method of one instance: `instance.method`. It passes for a bound method, and its `cache_key()`,
+    `invalidate()` and `refresh()` know the instance."""
+
+    __slots__ = ("__func__", "__self__", "__weakref__")
+
+    def __init__(self, function: CachedFunction, instance: object) -> None:
+        self.__func__ = function
+        self.__self__ = instance
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def cache_key(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.cache_key(self.__self__, *args, **kwargs)
+
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
+        return self.__func__.invalidate(self.__self__, *args, **kwargs)
+
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.refresh(self.__self__, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__, name)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__self__), id(self.__func__)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.__self__, self.__func__.__name__)
+
+    def __repr__(self) -> str:
+        return f"<bound {self.__func__!r} of {self.__self__!r}>"
+
+    # `isinstance(x, types.MethodType)`, hence `inspect`, sees a method.
+    __class__ = property(lambda self: types.MethodType)  # type: ignore[assignment]
+    __doc__ = property(lambda self: self.__func__.__doc__)  # type: ignore[assignment]
+    __module__ = property(lambda self: self.__func__.__module__)  # type: ignore[assignment]
+
+
+_native._set_bound_type(BoundCachedFunction)
 
 
 def _reduce(self: CachedFunction) -> str:

@@ -32,7 +32,7 @@ mod _native {
     #[pymodule_export]
     use super::cached::call::{Call, Request};
     #[pymodule_export]
-    use super::cached::callable::make_cached;
+    use super::cached::callable::{_set_bound_type, make_cached};
     #[pymodule_export]
     use super::cached::flight::Flight;
     #[pymodule_export]

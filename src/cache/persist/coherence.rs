@@ -251,7 +251,7 @@ fn touches(change: &Change, write: &Write) -> bool {
         Change::Key(key) => **key == *write.key,
         Change::Tag(tag) => row.tags.contains(tag),
         Change::Pattern(part) => write.key.contains(part.as_str()),
-        Change::Function(name) => row.function.as_ref() == Some(name),
+        Change::Function(name) => row.belongs_to(&write.key, name),
         Change::All => true,
     }
 }

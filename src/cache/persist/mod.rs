@@ -81,6 +81,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether the row under `key` is a result of the decorated function `name`: recorded as one, or by its key.
+    fn belongs_to(&self, key: &str, name: &str) -> bool {
+        let prefixed = || key.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+        self.function.as_deref() == Some(name) || prefixed()
+    }
+
     fn is_live(&self, now: i64) -> bool {
         self.expires.is_none_or(|expires| expires > now)
     }
@@ -203,9 +209,9 @@ impl DiskTier {
         tier.shared.push(key, Op::Remove, false, tier.id)
     }
 
-    /// Counts a read of the row; recorded with the next commit.
-    pub fn touched(&self, key: &str) -> Result<()> {
-        self.handle.tier()?.shared.touch(key);
+    /// Counts reads of the row; recorded with the next commit.
+    pub fn touched(&self, key: &str, reads: u32) -> Result<()> {
+        self.handle.tier()?.shared.touch(key, i64::from(reads));
         Ok(())
     }
 
@@ -224,7 +230,8 @@ impl DiskTier {
         self.remove(Command::Pattern(part.to_owned()))
     }
 
-    /// Removes all rows of the function. Returns the keys of the live ones.
+    /// Removes all rows of the function: those stored with its name, and those whose key begins with it and a ':'.
+    /// Returns the keys of the live ones.
     pub fn invalidate_function(&self, name: &str) -> Result<Vec<String>> {
         self.remove(Command::Function(name.to_owned()))
     }

@@ -58,7 +58,7 @@ impl Command {
             Self::Delete(deleted) => key == deleted,
             Self::Tag(tag) => row.tags.contains(tag),
             Self::Pattern(part) => key.contains(part.as_str()),
-            Self::Function(name) => row.function.as_ref() == Some(name),
+            Self::Function(name) => row.belongs_to(key, name),
             Self::Clear => true,
             Self::Expired => !row.is_live(now),
             Self::ReleaseLease { .. } | Self::Nothing => false,
@@ -173,15 +173,15 @@ impl Pending {
         seq
     }
 
-    pub fn touch(&mut self, key: &str, at: i64) {
+    pub fn touch(&mut self, key: &str, reads: i64, at: i64) {
         match self.touches.get_mut(key) {
             Some(touch) => {
                 *touch = Touch {
-                    count: touch.count + 1,
+                    count: touch.count + reads,
                     at,
                 }
             }
-            None => drop(self.touches.insert(key.into(), Touch { count: 1, at })),
+            None => drop(self.touches.insert(key.into(), Touch { count: reads, at })),
         }
     }
 

@@ -184,8 +184,10 @@ pub(super) fn matching(
             "r.rowid IN (SELECT rowid FROM result_cache WHERE instr(cache_key, ?1) > 0)",
             part.as_str(),
         ),
+        // Keys of its own making are recorded; the others begin with the name and ':', and ';' is the next character.
         Command::Function(name) => (
-            "r.cache_key IN (SELECT cache_key FROM upshift_functions WHERE function = ?1)",
+            "r.cache_key IN (SELECT cache_key FROM upshift_functions WHERE function = ?1)
+             OR (r.cache_key >= ?1 || ':' AND r.cache_key < ?1 || ';')",
             name.as_str(),
         ),
         Command::Clear => ("?1 IS NOT NULL", ""),

@@ -191,10 +191,10 @@ impl Shared {
         Ok(state.replies.remove(&seq).unwrap_or_default())
     }
 
-    pub fn touch(&self, key: &str) {
+    pub fn touch(&self, key: &str, reads: i64) {
         let mut state = self.state.lock();
         if !state.closed && (state.pending.touched() < TOUCHED_KEYS || state.failing.is_none()) {
-            state.pending.touch(key, clock::epoch_micros());
+            state.pending.touch(key, reads, clock::epoch_micros());
             if state.pending.touched() >= TOUCHED_KEYS {
                 self.arm(state);
             }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::ffi;
@@ -293,6 +294,7 @@ pub fn put<'py>(
     let gone = insert(this, key, hash, value, text.as_deref(), ttl, weight, put)?;
     this.state.with(py, |state| state.counters.sets += 1);
     let written = disk::enqueue(slf, row);
+    disk::record_evicted(slf, &gone);
     this.dismiss_replaced(key, gone);
     written.wait(slf);
     Ok(())
@@ -662,10 +664,11 @@ pub fn peek<'py>(
     (value, expires, epoch_of(created), accesses).into_pyobject(py).map(Some)
 }
 
-/// Unix seconds of an engine instant.
+/// Unix seconds of an engine instant. The two clocks are compared once, so that an instant keeps its epoch.
 fn epoch_of(instant: u64) -> f64 {
-    let distance = instant as f64 - clock::now() as f64;
-    (clock::epoch_micros() as f64 + distance / 1e3) / 1e6
+    static OFFSET: OnceLock<i64> = OnceLock::new();
+    let offset = OFFSET.get_or_init(|| clock::epoch_micros() - (clock::now() / 1000) as i64);
+    (offset + (instant / 1000) as i64) as f64 / 1e6
 }
 
 pub fn tagged(this: &ResultCache, py: Python<'_>, tag: &str) -> Option<Vec<Py<PyAny>>> {

@@ -14,10 +14,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use super::core::{self, Attach, Put, Selector, text_of, weigh};
-use super::state::Gone;
+use super::state::{Alias, Gone};
 use super::ResultCache;
 use crate::cache::persist::{self, Change, DiskTier, Durability, Row};
-use crate::cache::{Label, Reason};
+use crate::cache::{Label, Reason, Removed};
 use crate::py::codec::{Codec, Decoded};
 use crate::py::lease::Lease;
 use crate::py::lookup::hash_key;
@@ -227,7 +227,7 @@ pub fn fetch<'py>(
     };
     if value.is_some() {
         // Recorded with the next commit; only a tier closed meanwhile refuses.
-        let _ = open.tier.touched(&text);
+        let _ = open.tier.touched(&text, 1);
     }
     release(py, open);
     Ok(value)
@@ -335,23 +335,40 @@ pub fn flush(slf: &Bound<'_, ResultCache>, timeout: Option<f64>) -> PyResult<boo
     if slf.get().disk.get().is_none() {
         return Ok(true);
     }
-    record_accesses(slf);
     Ok(with_tier(slf, |tier| tier.flush(timeout)).unwrap_or(true))
 }
 
-/// Hands the access counts of entries in memory to the disk tier.
+/// Hands the access counts of the entries in memory to the disk tier; when it is closed, so that none is handed over twice.
 fn record_accesses(slf: &Bound<'_, ResultCache>) {
     let (py, this) = (slf.py(), slf.get());
     let Some(open) = this.disk.get() else { return };
-    let read: Vec<Py<PyAny>> = this.state.with(py, |state| {
-        let order = state.engine.order();
-        let read = order.into_iter().filter(|slot| state.engine.entry(*slot).accesses > 0);
-        read.map(|slot| state.engine.entry(slot).key.clone_ref(py)).collect()
+    let read: Vec<(Py<PyAny>, u32)> = this.state.with(py, |state| {
+        let order = state.engine.order().into_iter().map(|slot| state.engine.entry(slot));
+        order.filter(|entry| entry.accesses > 0).map(|entry| (entry.key.clone_ref(py), entry.accesses)).collect()
     });
-    for key in &read {
+    for (key, reads) in &read {
         if let Some(text) = text_of(key.bind(py)) {
             // Only a tier closed meanwhile refuses.
-            let _ = open.tier.touched(&text);
+            let _ = open.tier.touched(&text, *reads);
+        }
+    }
+    release(py, open);
+}
+
+/// The same for entries that leave memory while their row stays.
+pub fn record_evicted(slf: &Bound<'_, ResultCache>, gone: &Gone) {
+    let py = slf.py();
+    let read = |removed: &&Removed<Py<PyAny>, Py<PyAny>, Alias>| {
+        removed.accesses > 0 && matches!(removed.reason, Reason::Capacity | Reason::Bytes)
+    };
+    if !gone.iter().any(|removed| read(&removed)) {
+        return;
+    }
+    let Some(open) = slf.get().disk.get() else { return };
+    for removed in gone.iter().filter(read) {
+        if let Some(text) = removed.key.as_ref().and_then(|key| text_of(key.bind(py))) {
+            // Only a tier closed meanwhile refuses.
+            let _ = open.tier.touched(&text, removed.accesses);
         }
     }
     release(py, open);

@@ -146,7 +146,7 @@ impl ResultCache {
             Some(value) => value,
             None => 3600_i64.into_pyobject(py)?.into_any(),
         };
-        let default_seconds = options::non_negative_seconds(&default_ttl, "default_ttl")?;
+        let default_seconds = options::seconds(&default_ttl, "default_ttl")?;
         let policy = options::policy(policy)?;
         let fresh = Settings {
             default_ttl: default_ttl.unbind(),
@@ -330,7 +330,7 @@ impl ResultCache {
     #[setter]
     fn set_default_ttl(&self, value: Bound<'_, PyAny>) -> PyResult<()> {
         let py = value.py();
-        let seconds = options::non_negative_seconds(&value, "default_ttl")?;
+        let seconds = options::seconds(&value, "default_ttl")?;
         let value = value.unbind();
         let old = self.settings.with(py, |settings| {
             settings.default_seconds = seconds;

@@ -29,15 +29,19 @@ struct CachedFunction {
     weak_references: *mut ffi::PyObject,
 }
 
-unsafe extern "C" {
-    /// A bound method; part of CPython's C API, but not declared by `pyo3::ffi`.
-    fn PyMethod_New(function: *mut ffi::PyObject, instance: *mut ffi::PyObject) -> *mut ffi::PyObject;
-}
-
 /// `Py_TPFLAGS_HAVE_VECTORCALL`, public since 3.12 under this value, private before.
 const HAVE_VECTORCALL: u64 = 1 << 11;
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+/// What a cached function read from an instance becomes.
+static BOUND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Registers the class of bound methods; the first registration stands.
+#[pyfunction]
+pub fn _set_bound_type(py: Python<'_>, class: Py<PyAny>) {
+    BOUND.get_or_init(py, || class);
+}
 
 /// The type object, made on first use.
 pub fn cached_function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
@@ -184,7 +188,18 @@ unsafe extern "C" fn bind_method(
             ffi::Py_INCREF(this);
             return this;
         }
-        PyMethod_New(this, instance)
+        // `object.method(…)` never comes here: METHOD_DESCRIPTOR lets the interpreter pass the instance along.
+        Python::attach(|py| {
+            let bound = BOUND.get(py).ok_or_else(|| PyTypeError::new_err("upshift.cache is not imported"));
+            let (this, instance) = (Borrowed::from_ptr(py, this), Borrowed::from_ptr(py, instance));
+            match bound.and_then(|bound| bound.call1(py, (this, instance))) {
+                Ok(method) => method.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    null_mut()
+                }
+            }
+        })
     }
 }
 
