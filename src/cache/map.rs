@@ -73,14 +73,12 @@ pub struct Cache<K, V, A = ()> {
 /// Lookup.
 impl<K, V, A> Cache<K, V, A> {
     pub fn new(limits: Limits, kind: PolicyKind) -> Self {
-        let mut policy = Policy::new(kind);
-        policy.resize(limits.entries);
         Self {
             table: HashTable::new(),
             entries: Slab::default(),
             extras: Slab::default(),
             aliases: Chunks::default(),
-            policy,
+            policy: Policy::new(kind),
             expiry: Expiry::default(),
             labels: Labels::default(),
             limits,
@@ -424,7 +422,6 @@ impl<K, V, A> Cache<K, V, A> {
     /// Evicts down to the new limits at once.
     pub fn set_limits(&mut self, limits: Limits, out: &mut Removals<K, V, A>) {
         self.limits = limits;
-        self.policy.resize(limits.entries);
         self.shrink(0, out);
     }
 
@@ -435,7 +432,6 @@ impl<K, V, A> Cache<K, V, A> {
         }
         let order = self.policy.order();
         self.policy = Policy::new(kind);
-        self.policy.resize(self.limits.entries);
         for slot in order {
             let facts = self.facts(slot);
             self.policy.insert(slot, &facts);

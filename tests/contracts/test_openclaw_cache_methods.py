@@ -202,13 +202,14 @@ def test_an_untagged_set_clears_old_tags(cache):  # openclaw §2.1, C7
 
 @pytest.mark.parametrize(
     "tags",
-    [["x", "y"], ("x", "y"), {"x", "y"}, iter(["x", "y"]), {"x": 1, "y": 2}, ["x", "y", "x"]],
-    ids=["list", "tuple", "set", "iterator", "dict", "duplicates"],
+    [["x", "y"], ("x", "y"), {"x", "y"}, {"x": 1, "y": 2}, ["x", "y", "x"]],
+    ids=["list", "tuple", "set", "dict", "duplicates"],
 )
 def test_tags_are_any_iterable_of_str(make_cache, tags):  # openclaw §2.1, C7 "duplicate tags raise"
     cache = make_cache()
-    cache.set("key", 1, tags=tags)
-    assert dict(cache.tags) == {"x": {"key"}, "y": {"key"}}
+    for given in (tags, iter(tags)):
+        cache.set("key", 1, tags=given)
+        assert dict(cache.tags) == {"x": {"key"}, "y": {"key"}}
 
 
 def test_a_bare_str_is_one_tag(cache):  # openclaw §2.1, C7

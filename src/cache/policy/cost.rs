@@ -27,7 +27,11 @@ pub(in crate::cache) struct Cost {
 
 fn worth(facts: &Facts) -> f64 {
     // Written so that NaN becomes 0.
-    let cost = if facts.cost > 0.0 { facts.cost.min(f32::MAX) } else { 0.0 };
+    let cost = if facts.cost > 0.0 {
+        facts.cost.min(f32::MAX)
+    } else {
+        0.0
+    };
     f64::from(cost) / facts.weight.max(1) as f64
 }
 

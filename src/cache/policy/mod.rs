@@ -14,9 +14,12 @@
 
 mod adaptive;
 mod cost;
+mod duel;
 mod fifo;
 mod lfu;
 mod lru;
+mod segments;
+mod sketch;
 mod ttl;
 
 use std::fmt;
@@ -103,8 +106,6 @@ pub(super) trait Evict: Default {
     fn victim(&mut self) -> Option<u32>;
     /// All entries, the first to go first, as far as that can be told.
     fn order(&self) -> Vec<u32>;
-    /// Room for this many entries; for policies whose structures depend on it.
-    fn resize(&mut self, _entries: usize) {}
     /// Estimated bytes on the heap.
     fn heap_bytes(&self) -> usize;
     /// Panics on a broken invariant.
@@ -185,10 +186,6 @@ impl Policy {
 
     pub fn order(&self) -> Vec<u32> {
         each!(self, p => p.order())
-    }
-
-    pub fn resize(&mut self, entries: usize) {
-        each!(self, p => p.resize(entries));
     }
 
     pub fn heap_bytes(&self) -> usize {
