@@ -74,6 +74,9 @@ pub struct ResultCache {
     pub(super) disk: Disk,
     /// Computations under way, key -> `Flight`.
     pub(super) flights: Py<PyDict>,
+    /// True. The collector may strike while the object is being allocated, before its fields are written; then it
+    /// finds zeros.
+    constructed: bool,
 }
 
 #[pymethods]
@@ -113,6 +116,7 @@ impl ResultCache {
             }),
             disk: Disk::default(),
             flights: PyDict::new(py).unbind(),
+            constructed: true,
         })
     }
 
@@ -442,11 +446,13 @@ impl ResultCache {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        core::traverse(self, &visit)
+        if self.constructed { core::traverse(self, &visit) } else { Ok(()) }
     }
 
     fn __clear__(&self) {
-        core::release_all(self);
+        if self.constructed {
+            core::release_all(self);
+        }
     }
 }
 
