@@ -7,6 +7,8 @@ use std::time::Duration;
 use rusqlite::OpenFlags;
 
 use super::Error;
+use super::log_head::LogHead;
+use crate::support::runtime::pid;
 
 /// How long a statement waits for another process before it fails with "database is locked".
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -14,6 +16,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const BUSY_STEP: Duration = Duration::from_millis(1);
 /// Prepared statements kept per connection; more than the engine has.
 const STATEMENTS: usize = 64;
+/// How long a checkpoint waits for readers.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_millis(50);
+/// A larger log is cut back when it is reset.
+const JOURNAL_LIMIT: i64 = 64 << 20;
 const PRESENT: &str = "the connection is there until it is dropped";
 
 /// When commits are forced to the disk.
@@ -25,11 +31,24 @@ pub enum Synchronous {
     Full,
 }
 
+/// How far a checkpoint goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// As far as present readers allow.
+    Passive,
+    /// Waits a little for readers, so that the log is written from its beginning again.
+    Restart,
+    /// The same, and leaves the log empty.
+    Truncate,
+}
+
 /// An SQLite connection that belongs to the process which opened it.
 ///
 /// Dropped in a forked child it is leaked: closing it there could checkpoint or unlink what the parent is using.
 pub struct Connection {
     pid: u32,
+    /// Only looked at while `inner` is there.
+    head: Option<LogHead>,
     /// Taken when dropped.
     inner: Option<rusqlite::Connection>,
 }
@@ -41,19 +60,18 @@ impl Connection {
             | OpenFlags::SQLITE_OPEN_EXRESCODE;
         let inner = rusqlite::Connection::open_with_flags(path, flags)?;
         let connection = Self {
-            pid: std::process::id(),
+            pid: pid(),
+            head: None,
             inner: Some(inner),
         };
         connection.busy_handler(Some(wait_for_lock))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        connection.execute_batch(
-            "PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;",
-        )?;
+        connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;")?;
         Ok(connection)
     }
 
     /// Switches the file to write-ahead logging.
-    pub(super) fn start_wal(&self) -> Result<(), Error> {
+    pub(super) fn start_wal(&mut self) -> Result<(), Error> {
         // The page size takes effect only while the file is empty.
         self.execute_batch("PRAGMA page_size = 4096;")?;
         let mut tries = 0;
@@ -64,14 +82,19 @@ impl Connection {
                 other => break other?,
             }
         }
-        self.execute_batch(
-            "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
-        )?;
+        self.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16384;")?;
+        // Connects to the log.
+        self.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+        self.head = LogHead::of(self);
+        // Checkpoints are the owner's business, see `checkpoint`, unless it cannot know when one is due.
+        let pages = if self.head.is_some() { 0 } else { 4_000 };
+        self.pragma_update(None, "wal_autocheckpoint", pages)?;
+        self.pragma_update(None, "journal_size_limit", JOURNAL_LIMIT)?;
         Ok(())
     }
 
     pub(super) fn only_reads(&self) -> Result<(), Error> {
-        self.execute_batch("PRAGMA query_only = ON;")?;
+        self.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -65536;")?;
         Ok(())
     }
 
@@ -84,10 +107,22 @@ impl Connection {
         Ok(())
     }
 
-    /// Moves the write-ahead log into the file and empties it. Fails with "busy" while others read.
-    pub fn checkpoint(&self) -> Result<(), Error> {
-        self.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        Ok(())
+    /// Pages in the write-ahead log, if it can be told.
+    pub fn log_pages(&self) -> Option<u32> {
+        self.head.as_ref().map(|head| head.state().frames())
+    }
+
+    /// Moves pages of the write-ahead log into the file.
+    pub fn checkpoint(&self, mode: Checkpoint) -> Result<(), Error> {
+        let sql = match mode {
+            Checkpoint::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+            Checkpoint::Restart => "PRAGMA wal_checkpoint(RESTART)",
+            Checkpoint::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        self.busy_timeout(CHECKPOINT_TIMEOUT)?;
+        let done = self.query_row(sql, [], |_| Ok(()));
+        self.busy_handler(Some(wait_for_lock))?;
+        Ok(done?)
     }
 }
 
@@ -108,7 +143,7 @@ impl DerefMut for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let inner = self.inner.take();
-        if self.pid != std::process::id() {
+        if self.pid != pid() {
             std::mem::forget(inner);
         }
     }

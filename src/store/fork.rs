@@ -11,6 +11,8 @@
 
 use std::sync::OnceLock;
 
+use crate::support::runtime::pid;
+
 /// The process that opened the first connection, here or in an ancestor.
 static FIRST: OnceLock<u32> = OnceLock::new();
 
@@ -23,14 +25,14 @@ pub(super) fn separate_from_parent() {
 
 /// Whether an ancestor of this process opened the first connection.
 pub(super) fn is_child() -> bool {
-    let pid = std::process::id();
+    let pid = pid();
     *FIRST.get_or_init(|| pid) != pid
 }
 
 /// To be called in a forked child before anything there opens a database, so that all its connections are alike.
 pub fn after_fork_child() {
     #[cfg(unix)]
-    unix::install(std::process::id());
+    unix::install(pid());
 }
 
 #[cfg(unix)]

@@ -2,6 +2,7 @@
 //!
 //! - [`file`]: creates the file with mode 0600, refuses one that others own or may write, names it by device and inode
 //! - [`connection`]: a connection with the engine's pragmas that a forked child leaves alone
+//! - [`reader`], [`log_head`]: many small reads at the price of the lookups alone
 //! - [`migrate`]: ordered migrations, counted in `PRAGMA user_version`
 //! - [`fork`]: keeps a forked child's connections apart from the inherited ones
 //!
@@ -11,13 +12,17 @@
 mod connection;
 mod file;
 pub mod fork;
+mod log_head;
 mod migrate;
+mod reader;
 
 use std::path::{Path, PathBuf};
 
-pub use connection::{Connection, Synchronous};
+pub use connection::{Checkpoint, Connection, Synchronous};
 pub use file::FileId;
+pub use log_head::LogState;
 pub use migrate::Migration;
+pub use reader::Reader;
 
 /// Why a store could not be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +60,7 @@ pub struct Opened {
     pub path: PathBuf,
     pub id: FileId,
     pub writer: Connection,
-    pub reader: Connection,
+    pub reader: Reader,
 }
 
 /// Resolves `path` and creates the file if it is missing (empty, mode 0600 whatever the umask, durable in its folder).
@@ -82,8 +87,7 @@ pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened,
     }
     writer.start_wal()?;
     migrate::run(&mut writer, path, migrations)?;
-    let reader = Connection::open(path)?;
-    reader.only_reads()?;
+    let reader = Reader::new(Connection::open(path)?)?;
     // The file that was checked is the one that was opened, not one put in its place meanwhile.
     if file::check(path)? != id {
         return Err(Error::Untrusted {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-pub use per_process::PerProcess;
+pub use per_process::{PerProcess, pid};
 
 /// Threads of the blocking pool. SQLite writes of one file are serial anyway; this many files make progress at once.
 const BLOCKING_THREADS: usize = 4;

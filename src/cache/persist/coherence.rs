@@ -1,6 +1,6 @@
 //! What other processes, and other caches of this one, have invalidated.
 //!
-//! Processes learn it from a table, which is read only when `PRAGMA data_version` says that the file has changed.
+//! Processes learn it from a table, which is read only when the state of the write-ahead log says that the file changed.
 //! Handles of one process learn it from a list in memory, at once.
 
 use std::collections::{HashMap, VecDeque};
@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 
+use super::Change;
 use super::pending::{Op, Write};
 use super::shared::Shared;
-use super::{Change, PersistError};
+use crate::store::LogState;
 
 /// Changes kept in the table. A reader that was away for more gets [`Change::All`].
 const KEPT: i64 = 16_384;
@@ -29,7 +30,7 @@ pub(super) struct Cursor {
 }
 
 struct Rest {
-    data_version: Option<i64>,
+    state: Option<LogState>,
     here: u64,
 }
 
@@ -37,10 +38,7 @@ impl Cursor {
     pub fn new(stored: i64, here: u64) -> Self {
         Self {
             stored: AtomicI64::new(stored),
-            rest: Mutex::new(Rest {
-                data_version: None,
-                here,
-            }),
+            rest: Mutex::new(Rest { state: None, here }),
         }
     }
 
@@ -95,26 +93,20 @@ impl Shared {
             rest.here = state.news.next();
             changes
         };
-        let known = rest.data_version;
+        // Taken before the read, so that what it misses makes the next call read again.
+        let state = match self.reader() {
+            Ok(reader) => reader.state(),
+            Err(_) => return changes,
+        };
+        if state.is_some() && state == rest.state {
+            return changes;
+        }
         let stored = cursor.stored();
-        let found = self.read(|reader| {
-            let version: i64 = reader
-                .prepare_cached("PRAGMA data_version")?
-                .query_row([], |row| row.get(0))?;
-            if known == Some(version) {
-                return Ok(None);
-            }
-            Ok(Some((version, stored_since(reader, stored, self.origin)?)))
-        });
-        match found {
-            Ok(Some((version, found))) => {
-                rest.data_version = Some(version);
-                cursor.stored.store(found.last, Ordering::Relaxed);
-                changes.extend(found.changes);
-            }
-            Ok(None) | Err(PersistError::Closed) => {}
-            // Counted; the position stays, so the next call reads them.
-            Err(_) => {}
+        // On failure, which is counted, the position stays, and the next call reads them.
+        if let Ok(found) = self.read(|reader| stored_since(reader, stored, self.origin)) {
+            rest.state = state;
+            cursor.stored.store(found.last, Ordering::Relaxed);
+            changes.extend(found.changes);
         }
         changes
     }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::shared::Shared;
 use super::{PersistError, Result, registry};
 use crate::support::clock;
+use crate::support::runtime::pid;
 
 /// The right to compute a key's value. Given back with [`super::DiskTier::lease_release`]; dropped, it ends with its time.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Shared {
             if holder(&transaction, key)?.is_some_and(|holder| self.is_held(&holder, now)) {
                 return Ok(None);
             }
-            let pid = std::process::id();
+            let pid = pid();
             transaction
                 .prepare_cached(
                     "INSERT OR REPLACE INTO upshift_leases (lease_key, host, pid, started, token, deadline)
@@ -96,7 +97,7 @@ impl Shared {
     }
 
     fn is_held(&self, holder: &Holder, now: i64) -> bool {
-        holder.deadline > now && !(holder.host == self.host && is_dead(holder.pid, holder.started))
+        holder.deadline > now && !(holder.host == self.host && is_dead(holder))
     }
 }
 
@@ -143,13 +144,13 @@ pub(super) fn host() -> String {
 }
 
 /// Whether the process that took a lease is gone. A later process with the same id has another start time.
-fn is_dead(pid: u32, started: i64) -> bool {
-    pid != std::process::id() && started_at(pid) != Some(started)
+fn is_dead(holder: &Holder) -> bool {
+    holder.pid != pid() && started_at(holder.pid) != Some(holder.started)
 }
 
 fn started_here() -> i64 {
     static STARTED: OnceLock<(u32, i64)> = OnceLock::new();
-    let pid = std::process::id();
+    let pid = pid();
     let (of, started) = *STARTED.get_or_init(|| (pid, started_at(pid).unwrap_or_default()));
     // A forked child inherits the parent's.
     if of == pid {

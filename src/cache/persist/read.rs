@@ -1,6 +1,8 @@
 //! Reads: the row of a key, preload, the keys a command applies to.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::MappedMutexGuard;
 use parking_lot::MutexGuard;
@@ -11,12 +13,14 @@ use super::pending::{Command, Op};
 use super::shared::{Seat, Shared};
 use super::{PersistError, Result, Row, time};
 use crate::store;
-use crate::support::clock;
+use crate::support::{clock, runtime};
 
 /// Expired rows removed in one transaction; others write in between.
 pub(super) const EXPIRED_AT_ONCE: usize = 5_000;
 /// Rows loaded before other readers get a turn.
 const PRELOAD_AT_ONCE: usize = 256;
+/// How long the reader may keep the log from being reset.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// One statement, so that row and tags are of one moment. It yields a line per tag, or one without.
 const ROW: &str = "
@@ -36,6 +40,17 @@ enum Known {
     Row(Arc<Row>),
     Gone,
     Nothing,
+}
+
+/// Lets the reader rest when dropped.
+struct Due(Weak<Shared>);
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.rest();
+        }
+    }
 }
 
 impl Shared {
@@ -149,11 +164,30 @@ impl Shared {
         &self,
         job: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let reader = self.reader()?;
-        Ok(job(&reader)?)
+        let mut reader = self.reader()?;
+        let result = reader.read(job);
+        if reader.is_reading() && !self.resting.swap(true, Ordering::Relaxed) {
+            drop(reader);
+            self.rest_later();
+        }
+        Ok(result?)
     }
 
-    fn reader(&self) -> Result<MappedMutexGuard<'_, store::Connection>> {
+    fn rest_later(&self) {
+        let due = Due(self.this.clone());
+        // Without a thread to be had, or when the runtime is stopped, `due` is dropped as well.
+        let _ = runtime::after(HOLD, move || drop(due));
+    }
+
+    /// Lets go of the log.
+    pub fn rest(&self) {
+        self.resting.store(false, Ordering::Relaxed);
+        if let Seat::Here(reader) = &mut *self.reader.lock() {
+            reader.rest();
+        }
+    }
+
+    pub fn reader(&self) -> Result<MappedMutexGuard<'_, store::Reader>> {
         let mut seat = self.reader.lock();
         while matches!(*seat, Seat::Away) {
             self.seated.wait(&mut seat);

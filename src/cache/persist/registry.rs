@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::coherence::{self, Cursor};
 use super::shared::{Seat, Shared};
 use super::{Durability, Options, PersistError, Result, lease, schema};
-use crate::store::{self, Connection, FileId};
-use crate::support::runtime::PerProcess;
+use crate::store::{self, Connection, FileId, Reader};
+use crate::support::runtime::{PerProcess, pid};
 
 type Files = HashMap<FileId, Entry>;
 
@@ -64,7 +64,7 @@ struct Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.pid != std::process::id() {
+        if self.pid != pid() {
             std::mem::forget(self.tier.take());
         }
     }
@@ -81,7 +81,7 @@ impl Handle {
             tier: PerProcess::new(),
         };
         handle.tier.get(|_| Attached {
-            pid: std::process::id(),
+            pid: pid(),
             tier: Some(tier),
         });
         Ok(handle)
@@ -105,7 +105,7 @@ impl Handle {
                 log::warn!(target: "upshift.cache", "disk tier not available after fork: {error}");
             });
             Attached {
-                pid: std::process::id(),
+                pid: pid(),
                 tier: tier.ok(),
             }
         });
@@ -160,8 +160,8 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
     let shared = match files.get(&id).and_then(|entry| entry.shared.upgrade()) {
         Some(shared) => shared,
         None => {
-            let opened = store::open(&path, id.clone(), schema::MIGRATIONS)?;
-            let seen = coherence::last(&opened.reader)?;
+            let mut opened = store::open(&path, id.clone(), schema::MIGRATIONS)?;
+            let seen = opened.reader.read(coherence::last)?;
             let shared = Arc::new_cyclic(|this| {
                 Shared::new(
                     opened.id,
@@ -214,7 +214,7 @@ struct Held {
 struct Parked {
     shared: Arc<Shared>,
     writer: Option<Connection>,
-    reader: Option<Connection>,
+    reader: Option<Reader>,
 }
 
 thread_local! {
@@ -283,7 +283,10 @@ fn park(shared: Arc<Shared>, deadline: Instant) -> Parked {
     drop(state);
     let reader = match shared.reader.try_lock_until(deadline) {
         Some(mut seat) => match std::mem::replace(&mut *seat, Seat::Away) {
-            Seat::Here(reader) => Some(reader),
+            Seat::Here(mut reader) => {
+                reader.rest();
+                Some(reader)
+            }
             other => {
                 *seat = other;
                 None
@@ -301,6 +304,6 @@ fn park(shared: Arc<Shared>, deadline: Instant) -> Parked {
 /// An unpredictable number, different in a forked child.
 pub(super) fn random() -> i64 {
     static CALLS: AtomicU64 = AtomicU64::new(0);
-    let call = (std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed));
+    let call = (pid(), CALLS.fetch_add(1, Ordering::Relaxed));
     (RandomState::new().hash_one(call) >> 1) as i64
 }

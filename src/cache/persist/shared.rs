@@ -10,7 +10,7 @@ use super::coherence::News;
 use super::pending::{Op, Pending, Seq};
 use super::writer::Backoff;
 use super::{Change, Command, PersistError, Result};
-use crate::store::{Connection, FileId};
+use crate::store::{Connection, FileId, Reader};
 use crate::support::clock;
 
 /// Pending bytes from which writers wait for the disk.
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub reader: Mutex<Seat>,
     /// The reader was put back.
     pub seated: Condvar,
+    /// A background job is due that lets the reader rest.
+    pub resting: AtomicBool,
     errors: AtomicU64,
     warned: AtomicBool,
     /// Some handle asked for commits that survive a power loss; the writer obeys from then on.
@@ -70,13 +72,15 @@ pub(super) struct State {
     pub closed: bool,
     pub handles: usize,
     pub news: News,
+    /// Size of the write-ahead log at the last checkpoint.
+    pub log_pages: u32,
     /// How far the change log has been compared with pending writes.
     pub seen: i64,
 }
 
 /// The reading connection.
 pub(super) enum Seat {
-    Here(Connection),
+    Here(Reader),
     /// Put aside for the moment of a fork.
     Away,
     Closed,
@@ -88,7 +92,7 @@ impl Shared {
         origin: i64,
         host: String,
         writer: Connection,
-        reader: Connection,
+        reader: Reader,
         seen: i64,
         this: Weak<Self>,
     ) -> Self {
@@ -104,6 +108,7 @@ impl Shared {
             closed: false,
             handles: 0,
             news: News::default(),
+            log_pages: 0,
             seen,
         };
         Self {
@@ -115,6 +120,7 @@ impl Shared {
             moved: Condvar::new(),
             reader: Mutex::new(Seat::Here(reader)),
             seated: Condvar::new(),
+            resting: AtomicBool::new(false),
             errors: AtomicU64::new(0),
             warned: AtomicBool::new(false),
             power: AtomicBool::new(false),

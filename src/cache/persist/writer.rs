@@ -4,8 +4,8 @@
 //! for everybody until its own operation is done; the others wait for their number. What nobody waits for is written by
 //! a background job, a moment after the first write of a group.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 use super::pending::{Batch, Command, Op, Seq};
 use super::shared::{LIMIT_BYTES, Seat, Shared, State};
 use super::{PersistError, Result};
-use crate::store::{Connection, Synchronous};
+use crate::store::{Checkpoint, Connection, Synchronous};
 use crate::support::{clock, runtime};
 
 /// How long the first write of a group waits for company. Others see it this much later.
@@ -24,6 +24,10 @@ const URGENT_BYTES: usize = 1 << 20;
 /// Limits of one transaction. Larger ones gain nothing and keep other processes out longer.
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 8 << 20;
+/// The log is emptied each time it has grown by this much. A page that was changed many times is then written once.
+const CHECKPOINT_PAGES: u32 = 4_000;
+/// A log of this size is emptied even if readers have to be waited for.
+const LOG_PAGES: u32 = 16_000;
 /// Pauses between attempts while the disk refuses.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -40,6 +44,20 @@ impl Backoff {
             pause: previous.map_or(FIRST_PAUSE, |previous| {
                 (previous.pause * 2).min(LONGEST_PAUSE)
             }),
+        }
+    }
+}
+
+/// A background job that has not run yet. Dropped, because the runtime was stopped, it leaves word, so that the next
+/// write asks for another; flush and close write by themselves.
+struct Due(Weak<Shared>);
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            let mut state = shared.state.lock();
+            state.armed = false;
+            state.urgent = false;
         }
     }
 }
@@ -132,23 +150,17 @@ impl Shared {
     }
 
     fn schedule(&self, delay: Duration) {
-        let this = self.this.clone();
+        let mut due = Due(self.this.clone());
         let job = move || {
-            if let Some(shared) = this.upgrade() {
+            if let Some(shared) = std::mem::take(&mut due.0).upgrade() {
                 shared.write_behind();
             }
         };
-        let started = if delay.is_zero() {
-            runtime::spawn_blocking(job)
-        } else {
-            runtime::after(delay, job)
+        // Without a thread to be had, `due` is dropped.
+        let _ = match delay.is_zero() {
+            true => runtime::spawn_blocking(job),
+            false => runtime::after(delay, job),
         };
-        if started.is_err() {
-            // No thread to be had. The next write tries again; flush and close write by themselves.
-            let mut state = self.state.lock();
-            state.armed = false;
-            state.urgent = false;
-        }
     }
 
     /// The background job.
@@ -220,6 +232,7 @@ impl Shared {
                     for _ in 0..applied.refused {
                         self.count_error();
                     }
+                    self.checkpoint(&writer);
                 }
                 Err(error) => {
                     self.put_off(batch);
@@ -228,6 +241,31 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Empties the log into the file when it has grown. Nobody waits for this.
+    fn checkpoint(&self, writer: &Connection) {
+        let Some(pages) = writer.log_pages() else {
+            return;
+        };
+        let mut state = self.state.lock();
+        if pages < state.log_pages {
+            // It was reset.
+            state.log_pages = 0;
+        }
+        if pages - state.log_pages < CHECKPOINT_PAGES {
+            return;
+        }
+        state.log_pages = pages;
+        drop(state);
+        // An open read of ours would keep it from completing.
+        self.rest();
+        let mode = match pages < LOG_PAGES {
+            true => Checkpoint::Passive,
+            false => Checkpoint::Restart,
+        };
+        // Busy with readers, or a full disk, which the next commit will report.
+        drop(writer.checkpoint(mode));
     }
 
     /// A commit failed: queue its operations again, answer its commands, try again later.
@@ -313,7 +351,7 @@ impl Shared {
         drop(reader);
         if let Some(writer) = writer {
             // Busy means that another process still uses the log, and will clean up.
-            drop(writer.checkpoint());
+            drop(writer.checkpoint(Checkpoint::Truncate));
         }
         if lost > 0 {
             log::warn!(target: "upshift.cache", "disk tier: closed with {lost} operations that could not be written");
