@@ -35,6 +35,16 @@ impl CacheLock {
         owner != 0 && owner != thread_ident()
     }
 
+    /// In a forked child: a lock held by another thread is free, because that thread does not exist here.
+    pub fn forget_other_threads(&self) {
+        if let Some(mut held) = self.held.try_lock() {
+            if held.owner != thread_ident() {
+                *held = Held::default();
+                self.owner.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Waits, detached, until no other thread holds the lock.
     #[cold]
     pub fn wait_until_free(&self, py: Python<'_>) -> PyResult<()> {

@@ -101,6 +101,10 @@ pub fn create(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// The smallest database that is not empty: one page of the smallest size.
+#[cfg(unix)]
+const SMALLEST: u64 = 512;
+
 /// Names the file, after making sure that nobody but its owner, who must be us, can have written it.
 ///
 /// The log files beside it are checked as well: SQLite would replay a foreign one into the database.
@@ -118,6 +122,11 @@ pub fn check(path: &Path) -> Result<FileId, Error> {
             path: path.to_owned(),
             source,
         });
+    }
+    if (1..SMALLEST).contains(&found.len()) {
+        // SQLite takes so short a file for an empty database and would overwrite it.
+        let source = io::Error::new(io::ErrorKind::InvalidData, "not a database");
+        return Err(Error::Io { path: path.to_owned(), source });
     }
     check_access(path, &found)?;
     for suffix in ["-wal", "-shm", "-journal"] {

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use lease::Lease;
-use pending::{Command, Op};
+use pending::{Command, Op, Seq};
 use registry::Handle;
 pub use shared::Queued;
 pub use registry::{after_fork_child, after_fork_parent, before_fork};
@@ -104,6 +104,11 @@ pub enum Change {
     /// Everything, or more than could be kept track of.
     All,
 }
+
+/// A removal that was accepted; goes to [`DiskTier::settle`].
+#[derive(Debug)]
+#[must_use]
+pub struct Submitted(Seq);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PersistError {
@@ -213,6 +218,25 @@ impl DiskTier {
     pub fn touched(&self, key: &str, reads: u32) -> Result<()> {
         self.handle.tier()?.shared.touch(key, i64::from(reads));
         Ok(())
+    }
+
+    /// Accepts a removal without blocking: it has its place in the order of writes when this returns.
+    /// [`settle`](Self::settle) carries it out.
+    pub fn submit(&self, removal: Change) -> Result<Submitted> {
+        let command = match removal {
+            Change::Key(key) => Command::Delete(key),
+            Change::Tag(tag) => Command::Tag(tag),
+            Change::Pattern(part) => Command::Pattern(part),
+            Change::Function(name) => Command::Function(name),
+            Change::All => Command::Clear,
+        };
+        let tier = self.handle.tier()?;
+        Ok(Submitted(tier.shared.submit(command, tier.id)?))
+    }
+
+    /// Carries out a submitted removal. Returns the keys of the live rows that it removed. Blocks for the commit.
+    pub fn settle(&self, submitted: Submitted) -> Result<Vec<String>> {
+        Ok(self.handle.tier()?.shared.settle(submitted.0))
     }
 
     /// Removes a row. Returns whether there was a live one.

@@ -262,7 +262,8 @@ fn load(reader: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
     };
     let blob = match line.get_ref(0)? {
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes.to_vec(),
-        _ => return Ok(None),
+        // No value of ours; empty is none either.
+        _ => Vec::new(),
     };
     let created = line
         .get_ref(2)?

@@ -14,7 +14,8 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::disk;
 use super::state::{Alias, Counters, Found, Gone, State};
 use super::{CHECK_EACH, LISTENED, ResultCache, listeners, options};
-use crate::cache::{Label, LabelId, Limits, New, Reason, Slot};
+use crate::cache::persist::Change;
+use crate::cache::{Entry, Label, LabelId, Limits, New, Reason, Slot};
 use crate::py::cached::flight::{self, Flight};
 use crate::py::codec::estimate_size;
 use crate::support::clock::{self, NEVER};
@@ -438,7 +439,7 @@ fn doom(this: &ResultCache, py: Python<'_>, concerned: impl FnMut(&Bound<'_, PyA
 fn remove_silently(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64) -> PyResult<()> {
     let this = slf.get();
     let (_, gone) = remove_from_memory(this, key, hash, Reason::Replaced)?;
-    disk::delete(slf, key);
+    disk::submit(slf, || disk::removal_of(key)).settle(slf);
     this.dismiss(slf.py(), gone);
     Ok(())
 }
@@ -447,8 +448,8 @@ pub fn delete(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64) -
     let (py, this) = (slf.py(), slf.get());
     flight::doom_key(this.flights.bind(py), key)?;
     let (in_memory, gone) = remove_from_memory(this, key, hash, Reason::Deleted)?;
-    let on_disk = disk::delete(slf, key);
-    let existed = in_memory || on_disk;
+    let on_disk = disk::submit(slf, || disk::removal_of(key)).settle(slf);
+    let existed = in_memory || !on_disk.is_empty();
     this.state.with(py, |state| {
         state.invalidations += 1;
         state.counters.deletes += u64::from(existed);
@@ -474,7 +475,7 @@ pub fn clear(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
         state.invalidations += 1;
         state.engine.clear(&mut gone);
     });
-    let on_disk = disk::clear(slf);
+    let on_disk = disk::submit(slf, || Some(Change::All)).settle(slf);
     this.state.with(py, |state| state.invalidations += 1);
     let live = gone.iter().filter(|removed| removed.expires > now);
     let removed = distinct(py, live.filter_map(|removed| removed.key.as_ref()), on_disk);
@@ -504,7 +505,7 @@ pub fn invalidate(slf: &Bound<'_, ResultCache>, selector: Selector<'_, '_>) -> P
             Selector::Pattern(pattern) => remove_matching(state, pattern, &mut gone),
         }
     });
-    let on_disk = disk::invalidate(slf, &selector);
+    let on_disk = disk::submit(slf, || disk::removal_by(&selector)).settle(slf);
     let live = gone.iter().filter(|removed| removed.expires > now);
     let removed = distinct(py, live.filter_map(|removed| removed.key.as_ref()), on_disk);
     this.state.with(py, |state| {
@@ -660,8 +661,7 @@ pub fn peek<'py>(
         let entry = state.engine.entry(slot);
         (entry.value.clone_ref(py), entry.expires, entry.created, entry.accesses)
     });
-    let expires = (expires != NEVER).then(|| epoch_of(expires));
-    (value, expires, epoch_of(created), accesses).into_pyobject(py).map(Some)
+    seen(value, expires, created, accesses).into_pyobject(py).map(Some)
 }
 
 /// Unix seconds of an engine instant. The two clocks are compared once, so that an instant keeps its epoch.
@@ -671,12 +671,46 @@ fn epoch_of(instant: u64) -> f64 {
     (offset + (instant / 1000) as i64) as f64 / 1e6
 }
 
+/// The tags and the keys that carry them.
+pub fn tags(this: &ResultCache, py: Python<'_>) -> Vec<(String, Vec<Py<PyAny>>)> {
+    this.state.with(py, |state| {
+        let keys = |label| {
+            let members = state.engine.members(label).iter();
+            members.map(|slot| state.engine.entry(*slot).key.clone_ref(py)).collect()
+        };
+        state.engine.tags().map(|(name, label)| (name.to_owned(), keys(label))).collect()
+    })
+}
+
 pub fn tagged(this: &ResultCache, py: Python<'_>, tag: &str) -> Option<Vec<Py<PyAny>>> {
     this.state.with(py, |state| {
         let label = state.engine.find_label(&Label::Tag(tag.into()))?;
         let members = state.engine.members(label).iter();
         Some(members.map(|slot| state.engine.entry(*slot).key.clone_ref(py)).collect())
     })
+}
+
+/// Every entry as `(key, (value, expires, created, accesses))`, the next to be evicted first.
+pub fn entries<'py>(this: &ResultCache, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+    let entries: Vec<_> = this.state.with(py, |state| {
+        let order = state.engine.order().into_iter().map(|slot| state.engine.entry(slot));
+        let copy = |entry: &Entry<Py<PyAny>, Py<PyAny>>| {
+            let (key, value) = (entry.key.clone_ref(py), entry.value.clone_ref(py));
+            (key, value, entry.expires, entry.created, entry.accesses)
+        };
+        order.map(copy).collect()
+    });
+    let shown = entries.into_iter().map(|(key, value, expires, created, accesses)| {
+        (key, seen(value, expires, created, accesses)).into_pyobject(py)
+    });
+    shown.collect()
+}
+
+type Seen = (Py<PyAny>, Option<f64>, f64, u32);
+
+/// An entry as users see it.
+fn seen(value: Py<PyAny>, expires: u64, created: u64, accesses: u32) -> Seen {
+    (value, (expires != NEVER).then(|| epoch_of(expires)), epoch_of(created), accesses)
 }
 
 /// Shows the collector every object the cache holds; shows nothing if the cache is in use at this very moment.

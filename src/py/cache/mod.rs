@@ -380,10 +380,16 @@ impl ResultCache {
         }))
     }
 
-    /// The tags that at least one stored entry carries.
-    fn _tags(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+    /// All entries as `(key, (value, expires, created, accesses))`, the next to be evicted first.
+    fn _entries<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         self.enter(py)?;
-        Ok(self.state.with(py, |state| state.engine.tags().map(|(name, _)| name.to_owned()).collect()))
+        core::entries(self, py)
+    }
+
+    /// The tags that at least one stored entry carries, with the keys of those entries.
+    fn _tags(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<Py<PyAny>>)>> {
+        self.enter(py)?;
+        Ok(core::tags(self, py))
     }
 
     /// The keys of the stored entries that carry `tag`, or None if there is none.
@@ -479,6 +485,12 @@ impl ResultCache {
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
         self.flags.load(Ordering::Relaxed) == 0 && !self.lock.get().is_held_by_other()
+    }
+
+    /// In a forked child: what threads of the parent held is nobody's.
+    pub(super) fn forget_other_threads(&self, py: Python<'_>) {
+        self.lock.get().forget_other_threads();
+        self.flights.bind(py).clear();
     }
 
     #[inline(always)]

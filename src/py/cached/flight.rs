@@ -124,6 +124,12 @@ fn leads_back_to(flight: &Bound<'_, Flight>, me: u64) -> bool {
     })
 }
 
+/// In a forked child nobody waits: the threads that did do not exist here.
+pub fn after_fork_child(py: Python<'_>) {
+    let waiting = WAITING.with(py, std::mem::take);
+    drop(waiting);
+}
+
 /// Joins the flight for `key`, or starts one; true if the caller leads.
 pub fn join<'py>(
     flights: &Bound<'py, PyDict>,
