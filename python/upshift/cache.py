@@ -6,8 +6,10 @@ gives the same, complete class.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
+import os
 import sqlite3
 import sys
 import threading
@@ -384,3 +386,12 @@ _attach(
         "__repr__": _repr,
     },
 )
+
+# Forked children must not touch what belongs to the parent; at exit, pending writes reach the disk first.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_native.before_fork,
+        after_in_parent=_native.after_fork_parent,
+        after_in_child=_native.after_fork_child,
+    )
+atexit.register(_native.shutdown)
