@@ -542,7 +542,9 @@ impl<K, V, A> Cache<K, V, A> {
                     None => return,
                 },
             };
-            out.extend(self.take(slot, reason));
+            if let Some(removed) = self.take(slot, reason) {
+                out.push(removed);
+            }
         }
     }
 

@@ -70,6 +70,16 @@ impl<T> Chunks<T> {
     where
         T: Clone,
     {
+        if self.len <= index as usize {
+            self.extend_to(index, fill);
+        }
+    }
+
+    #[cold]
+    fn extend_to(&mut self, index: u32, fill: T)
+    where
+        T: Clone,
+    {
         while self.len <= index as usize {
             self.push(fill.clone());
         }

@@ -9,8 +9,8 @@
 //! | [`lfu`] | least often used, least recent among equals | O(1) | 12 bytes |
 //! | [`fifo`] | stored first | O(1) | 8 bytes |
 //! | [`ttl`] | soonest to expire | O(log n) | 20 bytes |
-//! | [`cost`] | cheapest to compute again for its size and use | O(log n) | 40 bytes |
-//! | [`adaptive`] | by recency and frequency, balanced by what hits | O(1) | 21 bytes |
+//! | [`cost`] | cheapest to compute again for its size and use | O(log n) | 36 bytes |
+//! | [`adaptive`] | by recency and frequency, whichever hits more | O(1) | 22 to 30 bytes |
 
 mod adaptive;
 mod cost;
