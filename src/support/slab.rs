@@ -1,7 +1,7 @@
 //! Storage addressed by `u32`, grown in chunks.
 //!
-//! A `Vec` doubles: just after growing, half of it is air, and growing copies everything while the caller waits. Here only
-//! the last chunk grows by doubling, up to [`CHUNK`] items; full chunks never move.
+//! A `Vec` doubles: just after growing, half of it is air, and growing copies everything while the caller waits. Here
+//! only the last chunk grows by doubling, up to [`CHUNK`] items; full chunks never move.
 
 #![allow(unsafe_code)]
 

@@ -4,8 +4,8 @@
 //! hundredth or everything (LRU). Which of the two is decided by a [duel](Duel) of two small simulated caches over a
 //! sample of the keys.
 //!
-//! Hit ratios in % by `benches/hit_ratio.rs`: a million requests over 50,000 keys, cache of 1, 5 and 25 % of them. "Best"
-//! is the best of the other policies here.
+//! Hit ratios in % by `benches/hit_ratio.rs`: a million requests over 50,000 keys, cache of 1, 5 and 25 % of them.
+//! "Best" is the best of the other policies here.
 //!
 //! | trace | adaptive | best | W-TinyLFU, window 1 % | hill climbing | S3-FIFO | theine 2.0 |
 //! |---|---|---|---|---|---|---|

@@ -1,7 +1,8 @@
 //! Eviction policies: which entry goes when the cache is over a limit.
 //!
-//! A policy is bookkeeping only, over slots: no lock, no clock, no I/O, no keys or values. The cache tells it what happens
-//! and asks for victims; [`Policy`] chooses the implementation with one `match`, so calls are static and inline.
+//! A policy is bookkeeping only, over slots: no lock, no clock, no I/O, no keys or values. The cache tells it what
+//! happens and asks for victims; [`Policy`] chooses the implementation with one `match`, so calls are static and
+//! inline.
 //!
 //! | policy | victim | cost per operation | memory per entry |
 //! |---|---|---|---|
