@@ -7,7 +7,7 @@ use crate::cache::entry::{Reason, Removals, Slot};
 use crate::cache::labels::{Label, LabelId, Marks};
 
 impl<K, V, A> Cache<K, V, A> {
-    /// The id of a label, for [`New::labels`] of the next `insert` or `replace`; see [`LabelId`] for how long it is
+    /// The id of a label, for [`New::labels`](crate::cache::New::labels) of the next `insert` or `replace`; see [`LabelId`] for how long it is
     /// valid.
     pub fn label(&mut self, label: Label) -> LabelId {
         self.labels.intern(label)
