@@ -1,9 +1,10 @@
 //! Deadlines of entries: a hierarchical timer wheel with its lists threaded through one array (8 bytes an entry).
 //!
-//! Level `l` has 64 buckets of 64^l ns each, down to single nanoseconds. An entry waits at the level of the highest base-64 digit
-//! in which its deadline differs from `turned`, the time up to which the wheel has turned. When its bucket comes up it
-//! moves to a lower level, or leaves if the whole bucket has passed. So an entry moves at most once a level, in practice two or three times,
-//! and expiry is exact without ever comparing all entries of a bucket again and again.
+//! Level `l` has 64 buckets of 64^l ns each, down to single nanoseconds. An entry waits at the level of the highest
+//! base-64 digit in which its deadline differs from `turned`, the time up to which the wheel has turned. When its
+//! bucket comes up it moves to a lower level, or leaves if the whole bucket has passed. So an entry moves at most once
+//! a level, in practice two or three times, and expiry is exact without ever comparing all entries of a bucket again
+//! and again.
 //!
 //! The idea is Varghese and Lauck's, "Hashed and hierarchical timing wheels" (1987).
 
