@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from upshift._native import Call, Flight, Lease, Request
@@ -205,7 +205,7 @@ def _left(deadline: float | None) -> float | None:
 # Several processes
 
 
-def _take_lease(call: Call, request: Request) -> Lease | None | bool:
+def _take_lease(call: Call, request: Request) -> Lease | Literal[False] | None:
     """The lease, False if another process holds it, None if this call takes no leases."""
     if call not in _shared:
         return None

@@ -78,7 +78,8 @@ pub(super) struct State {
     pub seen: i64,
 }
 
-/// The reading connection.
+/// The reading connection. There is one per store, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Seat {
     Here(Reader),
     /// Put aside for the moment of a fork.

@@ -5,7 +5,7 @@
 //! function's metadata, and binds as a method.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
 use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
@@ -30,7 +30,7 @@ struct CachedFunction {
 }
 
 /// `Py_TPFLAGS_HAVE_VECTORCALL`, public since 3.12 under this value, private before.
-const HAVE_VECTORCALL: u64 = 1 << 11;
+const HAVE_VECTORCALL: c_ulong = 1 << 11;
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
@@ -85,9 +85,9 @@ pub fn cached_function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
             slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
             slot(0, null_mut()),
         ];
-        let flags = ffi::Py_TPFLAGS_DEFAULT as u64
-            | ffi::Py_TPFLAGS_HAVE_GC as u64
-            | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR as u64
+        let flags = ffi::Py_TPFLAGS_DEFAULT
+            | ffi::Py_TPFLAGS_HAVE_GC
+            | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR
             | HAVE_VECTORCALL;
         let mut spec = ffi::PyType_Spec {
             name: c"upshift._native.CachedFunction".as_ptr(),
