@@ -1,5 +1,6 @@
 //! The table of entries: lookup, and what storing and removing share.
 
+mod aliases;
 mod check;
 mod labelled;
 mod store;
@@ -7,11 +8,12 @@ mod store;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use self::aliases::Aliases;
 use crate::cache::entry::{DEFAULT_COST, Entry, Extra, ExtraId, New, Reason, Removals, Removed, Slot};
 use crate::cache::expiry::Expiry;
 use crate::cache::labels::{Labels, Marks};
 use crate::cache::policy::{Facts, Policy, PolicyKind};
-use crate::support::slab::{Chunks, Slab};
+use crate::support::slab::Slab;
 
 /// How much may be in the cache. Both limits hold after every operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +29,8 @@ impl Limits {
     }
 }
 
-/// Records in the table are slots; this bit tells a record under an entry's alias from the one under its key.
-const ALIAS: u32 = 1 << 31;
-/// Slots stay below [`ALIAS`] however high the limit.
-const MOST: usize = ALIAS as usize - 2;
+/// More entries than this are not kept, however high the limit.
+const MOST: usize = (1 << 31) - 2;
 
 /// The part of a hash that is kept with an entry.
 #[inline]
@@ -43,12 +43,6 @@ fn keep(hash: u64) -> u32 {
 #[inline]
 fn spread(kept: u32) -> u64 {
     u64::from(kept) << 32 | u64::from(kept)
-}
-
-#[derive(Debug)]
-struct Alias<A> {
-    hash: u32,
-    alias: A,
 }
 
 /// A bounded map from `K` to `V`, where each entry may have a second key of type `A`.
@@ -64,8 +58,7 @@ pub struct Cache<K, V, A = ()> {
     table: HashTable<u32>,
     entries: Slab<Entry<K, V>>,
     extras: Slab<Extra>,
-    /// By slot, as far as the highest slot that ever had an alias.
-    aliases: Chunks<Option<Alias<A>>>,
+    aliases: Aliases<A>,
     policy: Policy,
     expiry: Expiry,
     labels: Labels,
@@ -81,7 +74,7 @@ impl<K, V, A> Cache<K, V, A> {
             table: HashTable::new(),
             entries: Slab::default(),
             extras: Slab::default(),
-            aliases: Chunks::default(),
+            aliases: Aliases::default(),
             policy: Policy::new(kind),
             expiry: Expiry::default(),
             labels: Labels::default(),
@@ -91,58 +84,35 @@ impl<K, V, A> Cache<K, V, A> {
     }
 
     /// The entry under a key. Does not count as use; see [`touch`](Self::touch). Expired entries are found too.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, hash: u64, mut eq: impl FnMut(&K) -> bool) -> Option<Slot> {
         let kept = keep(hash);
-        self.table
-            .find(spread(kept), |&record| {
-                record & ALIAS == 0 && {
-                    let entry = &self.entries[record];
-                    entry.hash == kept && eq(&entry.key)
-                }
-            })
-            .map(|&record| Slot(record))
+        let found = self.table.find(spread(kept), |&slot| {
+            let entry = &self.entries[slot];
+            entry.hash == kept && eq(&entry.key)
+        });
+        found.map(|&slot| Slot(slot))
     }
 
     /// The entry under a second key.
-    #[inline]
-    pub fn find_alias(&self, hash: u64, mut eq: impl FnMut(&A) -> bool) -> Option<Slot> {
-        let kept = keep(hash);
-        self.table
-            .find(spread(kept), |&record| {
-                record & ALIAS != 0
-                    && match self.aliases.get(record & !ALIAS) {
-                        Some(Some(alias)) => alias.hash == kept && eq(&alias.alias),
-                        _ => false,
-                    }
-            })
-            .map(|&record| Slot(record & !ALIAS))
+    #[inline(always)]
+    pub fn find_alias(&self, hash: u64, eq: impl FnMut(&A) -> bool) -> Option<Slot> {
+        self.aliases.find(keep(hash), eq).map(Slot)
     }
 
     /// The entries that may be the one under a key, for callers that cannot compare in place.
     pub fn candidates(&self, hash: u64) -> SmallVec<[Slot; 4]> {
         let kept = keep(hash);
-        let records = self.table.iter_hash(spread(kept)).copied();
-        records
-            .filter(|&record| record & ALIAS == 0 && self.entries[record].hash == kept)
-            .map(Slot)
-            .collect()
+        let found = self.table.iter_hash(spread(kept)).copied();
+        found.filter(|&slot| self.entries[slot].hash == kept).map(Slot).collect()
     }
 
     /// As [`candidates`](Self::candidates), for second keys.
     pub fn alias_candidates(&self, hash: u64) -> SmallVec<[Slot; 4]> {
-        let kept = keep(hash);
-        let records = self.table.iter_hash(spread(kept)).copied();
-        records
-            .filter(|&record| {
-                record & ALIAS != 0
-                    && matches!(self.aliases.get(record & !ALIAS), Some(Some(alias)) if alias.hash == kept)
-            })
-            .map(|record| Slot(record & !ALIAS))
-            .collect()
+        self.aliases.candidates(keep(hash)).map(Slot).collect()
     }
 
-    #[inline]
+    #[inline(always)]
     pub fn entry(&self, slot: Slot) -> &Entry<K, V> {
         &self.entries[slot.0]
     }
@@ -161,10 +131,7 @@ impl<K, V, A> Cache<K, V, A> {
 
     #[inline]
     pub fn alias(&self, slot: Slot) -> Option<&A> {
-        match self.aliases.get(slot.0) {
-            Some(Some(alias)) => Some(&alias.alias),
-            _ => None,
-        }
+        self.aliases.of(slot.0)
     }
 
     /// When the entry has to go: `expires` and the grace after it.
@@ -221,7 +188,7 @@ impl<K, V, A> Cache<K, V, A> {
     }
 
     /// Counts a use of the entry and tells the policy.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&mut self, slot: Slot) {
         let entry = &mut self.entries[slot.0];
         entry.accesses = entry.accesses.saturating_add(1);
@@ -293,7 +260,7 @@ impl<K, V, A> Cache<K, V, A> {
         Some(Removed {
             key: Some(entry.key),
             value: entry.value,
-            alias: self.take_alias(slot),
+            alias: self.aliases.take(slot),
             reason,
             expires: entry.expires,
             created: entry.created,
@@ -303,32 +270,9 @@ impl<K, V, A> Cache<K, V, A> {
     }
 
     #[inline]
-    fn link(&mut self, hash: u64, record: u32) {
-        let (entries, aliases) = (&self.entries, &self.aliases);
-        self.table.insert_unique(hash, record, |&record| {
-            spread(if record & ALIAS == 0 {
-                entries[record].hash
-            } else {
-                aliases[record & !ALIAS].as_ref().map_or(0, |alias| alias.hash)
-            })
-        });
-    }
-
-    fn set_alias(&mut self, slot: u32, hash: u32, alias: A) {
-        while self.aliases.len() <= slot as usize {
-            self.aliases.push(None);
-        }
-        self.aliases[slot] = Some(Alias { hash, alias });
-        self.link(spread(hash), slot | ALIAS);
-    }
-
-    #[inline]
-    fn take_alias(&mut self, slot: u32) -> Option<A> {
-        let Alias { hash, alias } = self.aliases.get_mut(slot)?.take()?;
-        if let Ok(record) = self.table.find_entry(spread(hash), |&record| record == slot | ALIAS) {
-            record.remove();
-        }
-        Some(alias)
+    fn link(&mut self, hash: u64, slot: u32) {
+        let entries = &self.entries;
+        self.table.insert_unique(hash, slot, |&slot| spread(entries[slot].hash));
     }
 
     #[inline]

@@ -60,7 +60,7 @@ impl<K, V, A> Cache<K, V, A> {
             self.labels.settle();
         }
         if let Some((hash, alias)) = new.alias {
-            self.set_alias(slot, keep(hash), alias);
+            self.aliases.set(slot, keep(hash), alias);
         }
         // The policy does not know the entry yet, so it cannot choose it.
         self.shrink(new.now, out);
@@ -89,7 +89,7 @@ impl<K, V, A> Cache<K, V, A> {
         };
         entry.weight = u32::try_from(new.weight).unwrap_or(u32::MAX);
         let hash = entry.hash;
-        let alias = self.take_alias(slot);
+        let alias = self.aliases.take(slot);
         out.push(Removed { alias, ..old });
         self.bytes = self.bytes - u128::from(weight) + u128::from(new.weight);
         self.expiry.cancel(slot);
@@ -102,7 +102,7 @@ impl<K, V, A> Cache<K, V, A> {
         self.labels.settle();
         let deadline = new.deadline();
         if let Some((hash, alias)) = new.alias {
-            self.set_alias(slot, keep(hash), alias);
+            self.aliases.set(slot, keep(hash), alias);
         }
         if let Some(reason) = refusal {
             let removed = self.take(slot, reason);
@@ -141,8 +141,8 @@ impl<K, V, A> Cache<K, V, A> {
 
     /// Gives the entry a second key, in place of the one it had, which is returned.
     pub fn attach(&mut self, slot: Slot, hash: u64, alias: A) -> Option<A> {
-        let old = self.take_alias(slot.0);
-        self.set_alias(slot.0, keep(hash), alias);
+        let old = self.aliases.take(slot.0);
+        self.aliases.set(slot.0, keep(hash), alias);
         old
     }
 

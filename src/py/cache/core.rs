@@ -315,8 +315,9 @@ pub fn insert(
 ) -> PyResult<Gone> {
     let py = key.py();
     let slot = this.locate(key, hash)?;
-    let now = clock::now();
-    let expires = if ttl == 0.0 { NEVER } else { now.saturating_add(options::nanoseconds(ttl)) };
+    let lifetime = if ttl == 0.0 { NEVER } else { options::nanoseconds(ttl) };
+    let now = clock::start_of(lifetime);
+    let expires = now.saturating_add(lifetime);
     let mut gone = Gone::default();
     this.state.with(py, |state| {
         let labels = labels(state, text, &put);

@@ -396,6 +396,7 @@ pub fn record_evicted(slf: &Bound<'_, ResultCache>, gone: &Gone) {
 pub fn close(slf: &Bound<'_, ResultCache>) -> PyResult<()> {
     record_accesses(slf);
     let open = slf.get().disk.open.lock().take();
+    slf.get().settle_flags(slf.py());
     if let Some(open) = open {
         core::keep_errors(slf.get(), slf.py(), open.tier.errors());
         slf.py().detach(|| {

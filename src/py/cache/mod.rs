@@ -4,6 +4,7 @@
 //! - [`core`]: lookups, stores and removals shared by the methods and by decorated functions
 //! - [`state`]: what the interpreter lock guards
 //! - [`disk`]: the disk tier as the class uses it
+//! - [`fast`]: `get` and `set` in their plain form, at C level
 //! - [`options`], [`listeners`]: argument checks, callbacks
 //!
 //! Every operation follows one order: Python code first (hashing, encoding, sizing), then the critical section, then
@@ -11,11 +12,12 @@
 
 pub mod core;
 pub mod disk;
+pub mod fast;
 mod listeners;
 pub mod options;
 pub mod state;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -29,6 +31,7 @@ use super::keys;
 use super::lock::CacheLock;
 use super::lookup::hash_key;
 use crate::cache::{Limits, PolicyKind};
+use crate::support::clock::NEVER;
 use crate::support::sync::AttachedCell;
 
 /// Set until `__init__` has run.
@@ -49,6 +52,9 @@ impl<'py> FromPyObject<'_, 'py> for Given<'py> {
     }
 }
 
+/// A store has more to do than to put the value into the engine: a disk tier, weights, jitter, `on_evict`.
+pub const ELABORATE: u32 = 8;
+
 /// Settings that are read outside the critical section.
 pub struct Settings {
     pub default_ttl: Py<PyAny>,
@@ -68,6 +74,8 @@ pub struct Settings {
 #[pyclass(frozen, subclass, dict, weakref, module = "upshift")]
 pub struct ResultCache {
     flags: AtomicU32,
+    /// Default lifetime in nanoseconds; 0 if it is negative, so that entries expire at once.
+    lifetime: AtomicU64,
     lock: Py<CacheLock>,
     pub(super) state: AttachedCell<State>,
     pub(super) settings: AttachedCell<Settings>,
@@ -95,6 +103,7 @@ impl ResultCache {
         let limits = Limits { entries: 0, bytes: None };
         Ok(Self {
             flags: AtomicU32::new(UNINITIALISED),
+            lifetime: AtomicU64::new(0),
             lock: Py::new(py, CacheLock::default())?,
             state: AttachedCell::new(State {
                 engine: Engine::new(limits, PolicyKind::Lru),
@@ -180,6 +189,7 @@ impl ResultCache {
             }
         }
         this.flags.store(flags, Ordering::Relaxed);
+        this.settle_flags(py);
         super::runtime::watch(slf)
     }
 
@@ -310,6 +320,7 @@ impl ResultCache {
         if before.is_none() && bytes.is_some() {
             core::reweigh(slf)?;
         }
+        slf.get().settle_flags(slf.py());
         core::apply_limits(slf)
     }
 
@@ -341,6 +352,7 @@ impl ResultCache {
             std::mem::replace(&mut settings.default_ttl, value)
         });
         drop(old);
+        self.settle_flags(py);
         Ok(())
     }
 
@@ -484,7 +496,43 @@ impl ResultCache {
     /// True when a hit needs nothing but the engine: no listener, no check of other processes, no held lock.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & !ELABORATE == 0 && !self.lock.get().is_held_by_other()
+    }
+
+    /// True when a store needs nothing but the engine.
+    #[inline(always)]
+    pub(super) fn stores_plainly(&self) -> bool {
         self.flags.load(Ordering::Relaxed) == 0 && !self.lock.get().is_held_by_other()
+    }
+
+    /// Nanoseconds that entries live by default; [`NEVER`] if they do not expire.
+    #[inline(always)]
+    pub(super) fn default_lifetime(&self) -> Option<u64> {
+        match self.lifetime.load(Ordering::Relaxed) {
+            0 => None,
+            lifetime => Some(lifetime),
+        }
+    }
+
+    /// Notes whether stores are elaborate, after a setting changed.
+    pub(super) fn settle_flags(&self, py: Python<'_>) {
+        let elaborate = self.disk.get().is_some()
+            || self.settings.with(py, |settings| {
+                settings.sizeof.is_some()
+                    || settings.max_bytes.is_some()
+                    || settings.jitter != 0.0
+                    || settings.on_evict.is_some()
+            });
+        let default = self.settings.with(py, |settings| settings.default_seconds);
+        let lifetime = match default {
+            0.0 => NEVER,
+            seconds if seconds > 0.0 => options::nanoseconds(seconds),
+            _ => 0,
+        };
+        self.lifetime.store(lifetime, Ordering::Relaxed);
+        let flags = self.flags.load(Ordering::Relaxed);
+        let flags = if elaborate { flags | ELABORATE } else { flags & !ELABORATE };
+        self.flags.store(flags, Ordering::Relaxed);
     }
 
     /// In a forked child: what threads of the parent held is nobody's.

@@ -157,17 +157,16 @@ impl Call {
         hash: u64,
         mut same: impl FnMut(&Alias) -> bool,
     ) -> Option<*mut ffi::PyObject> {
-        cache.state.with(py, |state| {
-            let token = self.token;
-            let slot = state.engine.find_alias(hash, |alias| alias.function == token && same(alias))?;
-            if !state.is_live(slot) {
-                return None;
-            }
-            state.engine.touch(slot);
-            state.counters.hits += 1;
-            self.count(&self.hits);
-            Some(state.engine.entry(slot).value.clone_ref(py).into_ptr())
-        })
+        let mut state = cache.state.enter(py);
+        let token = self.token;
+        let slot = state.engine.find_alias(hash, |alias| alias.function == token && same(alias))?;
+        if !state.is_live(slot) {
+            return None;
+        }
+        state.engine.touch(slot);
+        state.counters.hits += 1;
+        self.count(&self.hits);
+        Some(state.engine.entry(slot).value.clone_ref(py).into_ptr())
     }
 
     /// One more hit or miss of this function. The interpreter lock serialises it; atomic only to be `Sync`.

@@ -51,7 +51,7 @@ impl Stock {
             self.class_holds()
                 && (self.dict.is_null()
                     || (*self.dict).is_null()
-                    || ffi::PyDict_Size(*self.dict) == 0
+                    || (*(*self.dict).cast::<ffi::PyDictObject>()).ma_used == 0
                     || !overrides(*self.dict))
         }
     }
