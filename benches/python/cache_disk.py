@@ -4,7 +4,8 @@ Run as a program, `cache_disk.py NAME FOLDER KEYS` reads every key of a store on
 one `get` took in nanoseconds.
 
 Durability: "memory" and diskcache's default survive what the page cache survives, once a write is committed; upshift
-acknowledges before that, `flush()` waits for it. NORMAL: committed, survives kill -9. FULL: synced, survives power loss.
+acknowledges before that, `flush()` waits for it. NORMAL: committed, survives kill -9. FULL: synced, survives
+power loss.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _connect(folder: Path, synchronous: str = "NORMAL") -> sqlite3.Connection:
     return connection
 
 
-# ---- writing: each returns nanoseconds per `set`, a pair if two moments count ------------------------------------------
+# ---- writing: each returns nanoseconds per `set`, a pair if two moments count ----------------------------------------
 
 
 def _set_upshift(folder: Path, values: list[bytes], **options: Any) -> tuple[float, float]:
@@ -124,7 +125,7 @@ def _restarted(name: str, folder: Path, count: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-# ---- rows --------------------------------------------------------------------------------------------------------------
+# ---- rows ------------------------------------------------------------------------------------------------------------
 
 
 def _rates(times: dict[str, list[float]]) -> dict[str, list[float]]:

@@ -89,7 +89,10 @@ class _Overridden:
 
     def __init__(self, call: Call, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.call = call
-        self.key = request.key if call.has_key_func else call.cache.generate_key(call.name, *call.arguments(args, kwargs))
+        if call.has_key_func:
+            self.key = request.key
+        else:
+            self.key = call.cache.generate_key(call.name, *call.arguments(args, kwargs))
 
     def look(self, count: bool = True) -> tuple[str, Any]:
         value = self.call.cache.get(self.key, _MISSING)

@@ -121,8 +121,8 @@ def cached(
     return decorate
 
 
-def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]] | None:
-    """The signature as the native binder takes it; None if the callable does not tell."""
+def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]]:
+    """The signature as the native binder takes it; any arguments at all if the callable does not tell."""
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -237,7 +237,7 @@ def close(self: ResultCache) -> None:
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    For inspection: pending writes are flushed before it is handed out. It is opened on first use and closed by `close()`.
+    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`.
     """
     path = self._db_path()
     if path is None:
@@ -368,8 +368,8 @@ _attach(
         "close": close,
         "__enter__": _enter,
         "__exit__": _exit,
-        "cache": property(lambda self: EntriesView(self), doc="Live read-only view: key -> (value, expires, created, accesses)."),
-        "tags": property(lambda self: TagsView(self), doc="Live read-only view: tag -> set of keys."),
+        "cache": property(lambda self: EntriesView(self), doc="Live view: key -> (value, expires, created, accesses)."),
+        "tags": property(lambda self: TagsView(self), doc="Live view: tag -> set of keys."),
         "stats": property(lambda self: StatsView(self), doc="Live view of the six counters."),
         "db_conn": property(_db_conn, doc=_db_conn.__doc__),
     },
@@ -386,6 +386,9 @@ _attach(
         "__repr__": _repr,
     },
 )
+
+# For annotations that are evaluated: `CachedFunction[[int], str]`.
+CachedFunction.__class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[assignment, method-assign]
 
 # Forked children must not touch what belongs to the parent; at exit, pending writes reach the disk first.
 if hasattr(os, "register_at_fork"):

@@ -117,14 +117,16 @@ impl Drop for Leave<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
     use super::*;
 
     #[derive(Clone, Copy)]
-    struct Single(*const ());
+    struct Single(PhantomData<*const ()>);
     // SAFETY: the test runs on one thread.
     unsafe impl Exclusion for Single {}
 
-    const TOKEN: Single = Single(std::ptr::null());
+    const TOKEN: Single = Single(PhantomData);
 
     #[test]
     fn gives_access_and_returns_the_result() {

@@ -5,6 +5,7 @@
 //! - [`state`]: what the interpreter lock guards
 //! - [`disk`]: the disk tier as the class uses it
 //! - [`fast`]: `get` and `set` in their plain form, at C level
+//! - [`inspect`]: counters, entries and tags, for looking at
 //! - [`options`], [`listeners`]: argument checks, callbacks
 //!
 //! Every operation follows one order: Python code first (hashing, encoding, sizing), then the critical section, then
@@ -13,6 +14,7 @@
 pub mod core;
 pub mod disk;
 pub mod fast;
+mod inspect;
 mod listeners;
 pub mod options;
 pub mod state;
@@ -369,19 +371,19 @@ impl ResultCache {
     /// The numbers behind `get_stats()` and `stats`.
     fn _counts<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         slf.get().enter(slf.py())?;
-        core::counts(slf)
+        inspect::counts(slf)
     }
 
     /// Overwrites one of the six counters (`stats[name] = value`).
     fn _set_count(&self, py: Python<'_>, name: &str, value: u64) -> PyResult<()> {
         self.enter(py)?;
-        core::set_count(self, py, name, value)
+        inspect::set_count(self, py, name, value)
     }
 
     /// `(value, expires epoch or None, created epoch, access count)` of a stored key, without counting an access.
     fn _peek<'py>(slf: &Bound<'py, Self>, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         slf.get().enter(slf.py())?;
-        core::peek(slf, key, hash_key(key)?)
+        inspect::peek(slf, key, hash_key(key)?)
     }
 
     /// The stored keys, the next to be evicted first.
@@ -395,19 +397,19 @@ impl ResultCache {
     /// All entries as `(key, (value, expires, created, accesses))`, the next to be evicted first.
     fn _entries<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         self.enter(py)?;
-        core::entries(self, py)
+        inspect::entries(self, py)
     }
 
     /// The tags that at least one stored entry carries, with the keys of those entries.
     fn _tags(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<Py<PyAny>>)>> {
         self.enter(py)?;
-        Ok(core::tags(self, py))
+        Ok(inspect::tags(self, py))
     }
 
     /// The keys of the stored entries that carry `tag`, or None if there is none.
     fn _tagged(&self, py: Python<'_>, tag: &str) -> PyResult<Option<Vec<Py<PyAny>>>> {
         self.enter(py)?;
-        Ok(core::tagged(self, py, tag))
+        Ok(inspect::tagged(self, py, tag))
     }
 
     /// Path of the open disk tier, or None.
