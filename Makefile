@@ -67,7 +67,8 @@ lint-house: $(STAMPS)/extension $(STAMPS)/test
 	$(PY) -m pytest -q tests/architecture
 
 bench: $(STAMPS)/extension-release $(STAMPS)/bench
-	@$(PY) -W error -c 'import upshift._native' || { echo 'upshift: not a release build, its numbers mean nothing' >&2; exit 1; }
+	@$(PY) -W ignore -c 'import sys, upshift._native as native; sys.exit(native.debug_build)' || \
+	    { echo 'upshift: a debug build is installed, its numbers mean nothing; make clean, then make bench' >&2; exit 1; }
 	$(PY) benches/python $(ARGS)
 
 wheel: $(STAMPS)/build
