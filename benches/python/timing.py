@@ -46,7 +46,9 @@ class Contender:
     clock: Callable[[], int] = time.thread_time_ns
 
 
-def contender(name: str, statement: str, batches: Sequence[Sequence[Any]], /, each: str = "k", **names: Any) -> Contender:
+def contender(
+    name: str, statement: str, batches: Sequence[Sequence[Any]], /, each: str = "k", **names: Any
+) -> Contender:
     """A contender that executes `statement` for each item of the batches, bound to `each`.
 
     The loop is compiled for each contender, as `timeit` does it, with `names` as its local variables: all pay the
