@@ -159,6 +159,14 @@ impl DiskTier {
         })
     }
 
+    /// Opens the file as another process would, without sharing anything with other handles of this one.
+    #[doc(hidden)]
+    pub fn open_apart(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        Ok(Self {
+            handle: Arc::new(Handle::open_apart(path.as_ref(), options)?),
+        })
+    }
+
     pub fn options(&self) -> Options {
         self.handle.options()
     }
