@@ -85,7 +85,7 @@ impl Group<'_> {
         }
     }
 
-    fn put(&self, key: &str, row: &Row, at: i64) -> rusqlite::Result<()> {
+    fn put(&mut self, key: &str, row: &Row, at: i64) -> rusqlite::Result<()> {
         let values = params![
             key,
             row.blob,
@@ -128,7 +128,7 @@ impl Group<'_> {
         Ok(())
     }
 
-    fn remove(&self, key: &str) -> rusqlite::Result<()> {
+    fn remove(&mut self, key: &str) -> rusqlite::Result<()> {
         if self.delete(key)? {
             self.log(&Change::Key(key.to_owned()))?;
         }
@@ -136,7 +136,7 @@ impl Group<'_> {
     }
 
     /// Runs a command; returns the keys to report.
-    fn run(&self, command: &Command) -> rusqlite::Result<Vec<String>> {
+    fn run(&mut self, command: &Command) -> rusqlite::Result<Vec<String>> {
         if let Command::ReleaseLease { key, token } = command {
             lease::release(self.transaction, key, *token)?;
         }
@@ -186,8 +186,10 @@ impl Group<'_> {
         Ok(())
     }
 
-    fn log(&self, change: &Change) -> rusqlite::Result<()> {
-        coherence::log(self.transaction, self.origin, self.now, change)
+    fn log(&mut self, change: &Change) -> rusqlite::Result<()> {
+        // Nobody else writes during the transaction, so there is nothing of others before it.
+        self.applied.seen = coherence::log(self.transaction, self.origin, self.now, change)?;
+        Ok(())
     }
 }
 

@@ -149,12 +149,13 @@ pub(super) fn last(connection: &Connection) -> rusqlite::Result<i64> {
     )
 }
 
+/// Adds a change and returns its number.
 pub(super) fn log(
     connection: &Connection,
     origin: i64,
     at: i64,
     change: &Change,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<i64> {
     let (kind, subject) = encode(change);
     let sql = "INSERT INTO upshift_changes (origin, at, kind, subject) VALUES (?1, ?2, ?3, ?4)";
     let seq = connection
@@ -165,7 +166,7 @@ pub(super) fn log(
             .prepare_cached("DELETE FROM upshift_changes WHERE seq <= ?1")?
             .execute([seq - KEPT])?;
     }
-    Ok(())
+    Ok(seq)
 }
 
 fn encode(change: &Change) -> (i64, &str) {

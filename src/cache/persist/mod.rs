@@ -42,8 +42,8 @@ use std::time::{Duration, Instant};
 pub use lease::Lease;
 use pending::{Command, Op, Seq};
 use registry::Handle;
-pub use shared::Queued;
 pub use registry::{after_fork_child, after_fork_parent, before_fork};
+pub use shared::Queued;
 
 use crate::store;
 
@@ -83,7 +83,10 @@ pub struct Row {
 impl Row {
     /// Whether the row under `key` is a result of the decorated function `name`: recorded as one, or by its key.
     fn belongs_to(&self, key: &str, name: &str) -> bool {
-        let prefixed = || key.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+        let prefixed = || {
+            key.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
         self.function.as_deref() == Some(name) || prefixed()
     }
 
@@ -144,7 +147,7 @@ pub type Result<T> = std::result::Result<T, PersistError>;
 /// process, except for their durability and their position in [`DiskTier::changes`].
 ///
 /// Every method may be called from any thread and none runs callbacks. Those that reach the disk block for it, up to
-/// the busy timeout of 5 s while another process holds the file locked.
+/// the busy timeout of 2 s while another process holds the file locked.
 #[derive(Clone)]
 pub struct DiskTier {
     handle: Arc<Handle>,
@@ -158,6 +161,14 @@ impl DiskTier {
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
         Ok(Self {
             handle: Arc::new(Handle::open(path.as_ref(), options)?),
+        })
+    }
+
+    /// Opens the file as another process would, without sharing anything with other handles of this one.
+    #[doc(hidden)]
+    pub fn open_apart(path: impl AsRef<Path>, options: Options) -> Result<Self> {
+        Ok(Self {
+            handle: Arc::new(Handle::open_apart(path.as_ref(), options)?),
         })
     }
 
@@ -179,7 +190,8 @@ impl DiskTier {
     pub fn queue(&self, key: &str, row: Row) -> Result<Queued> {
         let tier = self.handle.tier()?;
         let wait = self.handle.options().durability != Durability::Memory;
-        tier.shared.queue(key, Op::Put(Arc::new(row)), wait, tier.id)
+        tier.shared
+            .queue(key, Op::Put(Arc::new(row)), wait, tier.id)
     }
 
     /// [`discard`](Self::discard) that never blocks.

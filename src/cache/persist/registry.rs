@@ -72,7 +72,17 @@ impl Drop for Attached {
 
 impl Handle {
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let tier = attach(path, options, None)?;
+        Ok(Self::with(attach(path, options, None)?, path, options))
+    }
+
+    /// A handle on an instance of its own, as in another process.
+    pub fn open_apart(path: &Path, options: Options) -> Result<Self> {
+        let (resolved, id) = store::prepare(path)?;
+        let tier = tie(open_shared(&resolved, id)?, options, None)?;
+        Ok(Self::with(tier, path, options))
+    }
+
+    fn with(tier: Tier, path: &Path, options: Options) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let handle = Self {
             path,
@@ -84,7 +94,7 @@ impl Handle {
             pid: pid(),
             tier: Some(tier),
         });
-        Ok(handle)
+        handle
     }
 
     pub fn options(&self) -> Options {
@@ -96,19 +106,21 @@ impl Handle {
         if self.closed.load(Ordering::Acquire) {
             return Err(PersistError::Closed);
         }
+        let mut failed = None;
         let attached = self.tier.get(|parent| {
             // What others changed since the fork is still to be read.
             let position = parent
                 .and_then(|parent| parent.tier.as_ref())
                 .map(|tier| tier.cursor.stored());
-            let tier = attach(&self.path, self.options, position).inspect_err(|error| {
-                log::warn!(target: "upshift.cache", "disk tier not available after fork: {error}");
-            });
+            let tier = attach(&self.path, self.options, position);
             Attached {
                 pid: pid(),
-                tier: tier.ok(),
+                tier: tier.map_err(|error| failed = Some(error)).ok(),
             }
         });
+        if let Some(error) = failed {
+            log::warn!(target: "upshift.cache", "disk tier not available after fork: {error}");
+        }
         attached.tier.as_ref().ok_or(PersistError::Closed)
     }
 
@@ -131,13 +143,15 @@ impl Handle {
         if !last {
             return;
         }
-        if let Some(entry) = files.get_mut(&tier.shared.id) {
-            entry.closing = true;
-        }
+        let entry = files.get_mut(&tier.shared.id);
+        let entry = entry.filter(|entry| entry.shared.as_ptr() == Arc::as_ptr(&tier.shared));
+        let registered = entry.map(|entry| entry.closing = true).is_some();
         drop(files);
         tier.shared.shut_down();
-        registry.files.lock().remove(&tier.shared.id);
-        registry.closed.notify_all();
+        if registered {
+            registry.files.lock().remove(&tier.shared.id);
+            registry.closed.notify_all();
+        }
     }
 }
 
@@ -157,32 +171,29 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
         }
         registry.closed.wait(&mut files);
     };
-    let shared = match files.get(&id).and_then(|entry| entry.shared.upgrade()) {
-        Some(shared) => shared,
-        None => {
-            let mut opened = store::open(&path, id.clone(), schema::MIGRATIONS)?;
-            let seen = opened.reader.read(coherence::last)?;
-            let shared = Arc::new_cyclic(|this| {
-                Shared::new(
-                    opened.id,
-                    random(),
-                    lease::host(),
-                    opened.writer,
-                    opened.reader,
-                    seen,
-                    this.clone(),
-                )
-            });
-            files.insert(
-                id,
-                Entry {
-                    shared: Arc::downgrade(&shared),
-                    closing: false,
-                },
-            );
-            shared
-        }
+    if let Some(shared) = files.get(&id).and_then(|entry| entry.shared.upgrade()) {
+        return tie(shared, options, position);
+    }
+    let shared = open_shared(&path, id.clone())?;
+    let entry = Entry {
+        shared: Arc::downgrade(&shared),
+        closing: false,
     };
+    files.insert(id, entry);
+    tie(shared, options, position)
+}
+
+fn open_shared(path: &Path, id: FileId) -> Result<Arc<Shared>> {
+    let mut opened = store::open(path, id, schema::MIGRATIONS)?;
+    let seen = opened.reader.read(coherence::last)?;
+    Ok(Arc::new_cyclic(|this| {
+        let (origin, host) = (random(), lease::host());
+        Shared::new(opened, origin, host, seen, this.clone())
+    }))
+}
+
+/// Adds a handle, which has read the change log up to `position`, or all of it.
+fn tie(shared: Arc<Shared>, options: Options, position: Option<i64>) -> Result<Tier> {
     if options.durability == Durability::Power {
         shared.power.store(true, Ordering::Relaxed);
     }

@@ -10,7 +10,7 @@ use super::coherence::News;
 use super::pending::{Op, Pending, Seq};
 use super::writer::Backoff;
 use super::{Change, Command, PersistError, Result};
-use crate::store::{Connection, FileId, Reader};
+use crate::store::{Connection, FileId, Opened, Reader};
 use crate::support::clock;
 
 /// Pending bytes from which writers wait for the disk.
@@ -88,22 +88,14 @@ pub(super) enum Seat {
 }
 
 impl Shared {
-    pub fn new(
-        id: FileId,
-        origin: i64,
-        host: String,
-        writer: Connection,
-        reader: Reader,
-        seen: i64,
-        this: Weak<Self>,
-    ) -> Self {
+    pub fn new(opened: Opened, origin: i64, host: String, seen: i64, this: Weak<Self>) -> Self {
         let state = State {
             pending: Pending::default(),
             committed: 0,
             failures: 0,
             failing: None,
             replies: HashMap::new(),
-            writer: Some(writer),
+            writer: Some(opened.writer),
             armed: false,
             urgent: false,
             closed: false,
@@ -113,13 +105,13 @@ impl Shared {
             seen,
         };
         Self {
-            id,
+            id: opened.id,
             origin,
             host,
             this,
             state: Mutex::new(state),
             moved: Condvar::new(),
-            reader: Mutex::new(Seat::Here(reader)),
+            reader: Mutex::new(Seat::Here(opened.reader)),
             seated: Condvar::new(),
             resting: AtomicBool::new(false),
             errors: AtomicU64::new(0),

@@ -25,9 +25,9 @@ const URGENT_BYTES: usize = 1 << 20;
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 8 << 20;
 /// The log is emptied each time it has grown by this much. A page that was changed many times is then written once.
-const CHECKPOINT_PAGES: u32 = 4_000;
+const CHECKPOINT_PAGES: u32 = 2_000;
 /// A log of this size is emptied even if readers have to be waited for.
-const LOG_PAGES: u32 = 16_000;
+const LOG_PAGES: u32 = 8_000;
 /// Pauses between attempts while the disk refuses.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -140,13 +140,18 @@ impl Shared {
     /// Sees to it that a background job writes what is pending. Releases the lock.
     pub fn arm(&self, mut state: MutexGuard<'_, State>) {
         let urgent = state.pending.queued() >= URGENT_ROWS || state.pending.bytes() >= URGENT_BYTES;
-        if state.failing.is_some() || state.closed || (state.armed && (state.urgent || !urgent)) {
+        let (urgent, delay) = match state.failing {
+            Some(backoff) => (false, backoff.pause),
+            None if urgent => (true, Duration::ZERO),
+            None => (false, LINGER),
+        };
+        if state.closed || (state.armed && (state.urgent || !urgent)) {
             return;
         }
         state.armed = true;
         state.urgent = urgent;
         drop(state);
-        self.schedule(if urgent { Duration::ZERO } else { LINGER });
+        self.schedule(delay);
     }
 
     fn schedule(&self, delay: Duration) {
@@ -336,23 +341,24 @@ impl Shared {
 
     /// Writes what is left and closes both connections. To be called once, for the last handle.
     pub fn shut_down(&self) {
-        self.flush(None);
         let mut state = self.state.lock();
+        // Nothing is accepted from here on.
         state.closed = true;
-        while state.writer.is_none() {
-            self.moved.wait(&mut state);
-        }
-        let writer = state.writer.take();
-        let lost = state.pending.queued();
-        self.moved.notify_all();
+        let writer = loop {
+            match state.writer.take() {
+                Some(writer) => break writer,
+                None => self.moved.wait(&mut state),
+            }
+        };
         drop(state);
+        let writer = self.write_until(writer, Until::Committed(Seq::MAX), None);
+        let lost = self.state.lock().pending.queued();
+        self.moved.notify_all();
         let reader = std::mem::replace(&mut *self.reader.lock(), Seat::Closed);
         self.seated.notify_all();
         drop(reader);
-        if let Some(writer) = writer {
-            // Busy means that another process still uses the log, and will clean up.
-            drop(writer.checkpoint(Checkpoint::Truncate));
-        }
+        // Busy means that another process still uses the log, and will clean up.
+        drop(writer.checkpoint(Checkpoint::Truncate));
         if lost > 0 {
             log::warn!(target: "upshift.cache", "disk tier: closed with {lost} operations that could not be written");
         }
