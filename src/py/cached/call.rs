@@ -30,9 +30,10 @@ enum Setting<T> {
     Derived(Py<PyAny>),
 }
 
-/// A call with its key worked out.
+/// A call with its key worked out: what `Call.resolve` returns and its other methods take.
 #[pyclass(frozen, module = "upshift._native")]
 pub struct Request {
+    /// What the entry is stored under: the text key, or what `key_func` returned.
     #[pyo3(get)]
     pub key: Py<PyAny>,
     hash: u64,
@@ -52,7 +53,10 @@ impl Request {
     }
 }
 
-/// A decorated function's behaviour.
+/// A decorated function's behaviour, for the paths that are driven from Python (`upshift._calls`).
+///
+/// Safe from any thread. Methods that look or store use both tiers and block for the disk as `ResultCache.get` and
+/// `set` do.
 #[pyclass(frozen, weakref, module = "upshift._native")]
 pub struct Call {
     cache: Py<ResultCache>,
@@ -568,37 +572,47 @@ impl Call {
         })
     }
 
+    /// The cache that keeps the results.
     #[getter]
     fn cache<'py>(&self, py: Python<'py>) -> Bound<'py, ResultCache> {
         self.cache.bind(py).clone()
     }
 
+    /// The decorated function.
     #[getter]
     fn function<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
         self.function.bind(py).clone()
     }
 
+    /// Text in front of the ':' of this function's keys.
     #[getter]
     fn name(&self) -> &str {
         &self.name
     }
 
+    /// Seconds a caller waits for another one's result; None = without limit.
     #[getter]
     fn wait_timeout(&self) -> Option<f64> {
         self.wait_timeout
     }
 
+    /// Calls answered from the cache, stale ones included.
     #[getter]
     fn function_hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
     }
 
+    /// Calls that found nothing to answer with.
     #[getter]
     fn function_misses(&self) -> u64 {
         self.misses.load(Ordering::Relaxed)
     }
 
-    /// The key of a call, or None if its arguments cannot be told apart.
+    /// The `Request` of a call, or None if it is not cached: the arguments do not fit the signature, or one can be
+    /// neither pickled nor weakly referenced.
+    ///
+    /// Runs `key_func` or the arguments' pickling code; what `key_func` raises is passed on. Linear in the arguments'
+    /// size.
     fn resolve(&self, args: &Bound<'_, PyTuple>, kwargs: &Bound<'_, PyDict>) -> PyResult<Option<Request>> {
         self.resolve_call(args, kwargs)
     }
@@ -632,16 +646,19 @@ impl Call {
         })
     }
 
+    /// Whether concurrent identical misses wait for one computation.
     #[getter]
     fn single_flight(&self) -> bool {
         self.single_flight
     }
 
+    /// Whether an expired result may stand in for a failed computation.
     #[getter]
     fn stale_if_error(&self) -> bool {
         self.stale_if_error > 0
     }
 
+    /// Whether keys come from a `key_func`.
     #[getter]
     fn has_key_func(&self) -> bool {
         self.key_func.is_some()
@@ -669,18 +686,20 @@ impl Call {
         }
     }
 
-    /// `(ttl, tags)` for a result.
+    /// `(ttl, tags)` for a result: seconds or None, and a list of str. Runs the callables given for them, if any.
     fn terms(&self, value: &Bound<'_, PyAny>) -> PyResult<(Option<f64>, Vec<String>)> {
         self.terms_of(value)
     }
 
-    /// `(leads, flight)` for the key of `request`.
+    /// `(leads, flight)` for the key of `request`: if `leads` is true the caller computes and must call `end`.
+    ///
+    /// `by_thread` says that the calling thread computes, so that it never waits for itself. Never blocks.
     fn join<'py>(&self, py: Python<'py>, request: &Request, by_thread: bool) -> PyResult<(bool, Bound<'py, Flight>)> {
         let flights = self.cache.get().flights.bind(py);
         flight::join(flights, request.key.bind(py), self.group, self.fixed_tags(), by_thread)
     }
 
-    /// Ends a flight with a value (`succeeded`) or a failure.
+    /// End a flight with a value (`succeeded`) or a failure: wakes everyone who waits, then calls the callbacks.
     fn end(
         &self,
         py: Python<'_>,
@@ -693,7 +712,11 @@ impl Call {
         flight::end(self.cache.get().flights.bind(py), request.key.bind(py), flight, value)
     }
 
-    /// Waits for another thread's flight: "value", "failed", "timeout" or "deadlock", and the value.
+    /// Wait up to `timeout` seconds, None = without limit, for another thread's flight; GIL released, Ctrl+C is let
+    /// through.
+    ///
+    /// Returns `("value", value)`, `("failed", None)`, `("timeout", None)`, or `("deadlock", None)` at once if the
+    /// flight's leader waits, through others, for this thread.
     fn wait(
         &self,
         flight: &Bound<'_, Flight>,
@@ -708,7 +731,7 @@ impl Call {
         })
     }
 
-    /// Stores a result computed in `seconds`, unless its flight was invalidated meanwhile.
+    /// Store a result that took `seconds` to compute (its cost), unless its flight was invalidated meanwhile.
     #[pyo3(signature = (request, flight, value, seconds))]
     fn store(
         &self,
@@ -721,7 +744,7 @@ impl Call {
         self.store_result(self.cache.bind(py), request, flight, value, seconds)
     }
 
-    /// What a failed computation comes to: the stale value if `stale_if_error` allows, else `error` raised.
+    /// What a failed computation comes to: the stale value if `stale_if_error` allows, else `error` is raised.
     fn rescued(&self, error: Bound<'_, PyAny>, stale: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
         self.rescue(error.py(), PyErr::from_value(error.clone()), stale)
     }
@@ -731,7 +754,7 @@ impl Call {
         crate::py::errors::single_flight_timeout(py, &self.name, self.wait_timeout).into_value(py).into_any()
     }
 
-    /// Removes every entry of this function from both tiers.
+    /// Remove every entry of this function from both tiers; the number of different live keys. Time as for a tag.
     fn clear(&self, py: Python<'_>) -> PyResult<usize> {
         let cache = self.cache.bind(py);
         cache.get().enter(py)?;
