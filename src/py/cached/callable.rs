@@ -35,9 +35,9 @@ const HAVE_VECTORCALL: u64 = 1 << 11;
 /// `CachedFunction.__doc__`; an instance shows that of the function it wraps.
 const DOC: &std::ffi::CStr = c"A function whose results are kept in a cache; made by `ResultCache.cached()`.
 
-It is called, bound as a method, inspected and awaited like the function itself. A hit in memory runs no Python code and
-takes O(1), O(log n) under the policy \"cost\". A miss runs the function in the calling thread with no lock held. Safe from
-any thread. Not to be made directly.";
+It is called, bound as a method, inspected and awaited like the function itself. A hit in memory takes O(1), O(log n)
+under the policy \"cost\". A miss runs the function in the calling thread, or awaits it in the calling task, with no lock
+held, or waits for the caller that already does. Safe from any thread. Not to be made directly.";
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
