@@ -217,7 +217,7 @@ def get_stats(self: ResultCache) -> dict[str, Any]:
 
 
 def warmup(self: ResultCache, data: Mapping[Any, Any], ttl: float | None = None) -> None:
-    """Store each pair of a mapping, as `set(key, value, ttl)` would."""
+    """Store each pair of the mapping `data`, as `set(key, value, ttl)` would."""
     for key, value in data.items():
         self.set(key, value, ttl)
 

@@ -130,8 +130,10 @@ def docstrings(module: types.ModuleType) -> Iterator[tuple[str, str]]:
             continue
         yield f"{module.__name__}.{name}", exported.__doc__ or ""
         if inspect.isclass(exported):
-            for member, value in vars(exported).items():
-                if not member.startswith("_") and (inspect.isroutine(value) or inspect.isdatadescriptor(value)):
+            # Sorted: the order of native properties differs from process to process.
+            for member, value in sorted(vars(exported).items(), key=lambda item: item[0]):
+                described = inspect.isroutine(value) or inspect.isgetsetdescriptor(value) or isinstance(value, property)
+                if described and not member.startswith("_"):
                     yield f"{module.__name__}.{name}.{member}", value.__doc__ or ""
 
 

@@ -187,7 +187,7 @@ fn touches_are_recorded_with_the_next_flush() {
     let tier = open(&folder);
     tier.put("k", row("x")).unwrap();
     tier.flush(None).unwrap();
-    tier.touched("k", 1).unwrap();
+    tier.touched("k", 2).unwrap();
     tier.touched("k", 1).unwrap();
     assert!(tier.flush(None).unwrap());
     let other = rusqlite::Connection::open(folder.path().join("cache.db")).unwrap();

@@ -31,9 +31,10 @@ enum Setting<T> {
     Derived(Py<PyAny>),
 }
 
-/// A call with its key worked out.
+/// A call with its key worked out: what `Call.resolve` returns and its other methods take.
 #[pyclass(frozen, module = "upshift._native")]
 pub struct Request {
+    /// What the entry is stored under: the text key, or what `key_func` returned.
     #[pyo3(get)]
     pub key: Py<PyAny>,
     hash: u64,
@@ -53,7 +54,10 @@ impl Request {
     }
 }
 
-/// A decorated function's behaviour.
+/// A decorated function's behaviour, for the paths that are driven from Python (`upshift._calls`).
+///
+/// Safe from any thread. Methods that look or store use both tiers and block for the disk as `ResultCache.get` and
+/// `set` do.
 #[pyclass(frozen, weakref, module = "upshift._native")]
 pub struct Call {
     cache: Py<ResultCache>,

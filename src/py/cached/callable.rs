@@ -32,6 +32,13 @@ struct CachedFunction {
 /// `Py_TPFLAGS_HAVE_VECTORCALL`, public since 3.12 under this value, private before.
 const HAVE_VECTORCALL: c_ulong = 1 << 11;
 
+/// `CachedFunction.__doc__`; an instance shows that of the function it wraps.
+const DOC: &std::ffi::CStr = c"A function whose results are kept in a cache; made by `ResultCache.cached()`.
+
+It is called, bound as a method, inspected and awaited like the function itself. A hit in memory takes O(1), O(log n)
+under the policy \"cost\". A miss runs the function in the calling thread, or awaits it in the calling task, with no lock
+held, or waits for the caller that already does. Safe from any thread. Not to be made directly.";
+
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// What a cached function read from an instance becomes.
@@ -75,6 +82,7 @@ pub fn cached_function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
         ]));
         let slot = |slot: c_int, pfunc: *mut c_void| ffi::PyType_Slot { slot, pfunc };
         let mut slots = [
+            slot(ffi::Py_tp_doc, DOC.as_ptr() as *mut c_void),
             slot(ffi::Py_tp_new, refuse as *mut c_void),
             slot(ffi::Py_tp_call, ffi::PyVectorcall_Call as *mut c_void),
             slot(ffi::Py_tp_descr_get, bind_method as *mut c_void),
