@@ -21,10 +21,7 @@ pub struct FileId {
 
 /// The absolute path of the file, links followed, also where the last link points to nothing yet.
 pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
-    let failed = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Io { path: path.to_owned(), source };
     let mut target = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::canonicalize(&target) {
@@ -56,20 +53,12 @@ pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
 pub fn create(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
-    let failed = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Io { path: path.to_owned(), source };
     if path.exists() {
         return Ok(());
     }
     let temporary = beside(path, &format!(".{}-{:x}.tmp", std::process::id(), random()));
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
     // The umask may have taken even the owner's rights away.
     let prepared = file.set_permissions(fs::Permissions::from_mode(0o600));
     drop(file);
@@ -93,10 +82,7 @@ pub fn create(path: &Path) -> Result<(), Error> {
 #[cfg(not(unix))]
 pub fn create(path: &Path) -> Result<(), Error> {
     if !path.exists() {
-        fs::File::create_new(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        fs::File::create_new(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     }
     Ok(())
 }
@@ -112,16 +98,10 @@ const SMALLEST: u64 = 512;
 pub fn check(path: &Path) -> Result<FileId, Error> {
     use std::os::unix::fs::MetadataExt;
 
-    let found = fs::metadata(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let found = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     if !found.is_file() {
         let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-        return Err(Error::Io {
-            path: path.to_owned(),
-            source,
-        });
+        return Err(Error::Io { path: path.to_owned(), source });
     }
     if (1..SMALLEST).contains(&found.len()) {
         // SQLite takes so short a file for an empty database and would overwrite it.
@@ -135,16 +115,12 @@ pub fn check(path: &Path) -> Result<FileId, Error> {
             check_access(&log, &found)?;
         }
     }
-    Ok(FileId {
-        inode: (found.dev(), found.ino()),
-    })
+    Ok(FileId { inode: (found.dev(), found.ino()) })
 }
 
 #[cfg(not(unix))]
 pub fn check(path: &Path) -> Result<FileId, Error> {
-    Ok(FileId {
-        path: path.to_owned(),
-    })
+    Ok(FileId { path: path.to_owned() })
 }
 
 #[cfg(unix)]
@@ -160,10 +136,7 @@ fn check_access(path: &Path, found: &fs::Metadata) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::Untrusted {
-        path: path.to_owned(),
-        reason,
-    })
+    Err(Error::Untrusted { path: path.to_owned(), reason })
 }
 
 #[cfg(unix)]
@@ -216,16 +189,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache.db");
         create(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         create(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o640
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -251,11 +218,7 @@ mod tests {
         assert!(matches!(check(&path), Err(Error::Untrusted { .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(folder.path().join("cache.db-wal"), "x").unwrap();
-        fs::set_permissions(
-            folder.path().join("cache.db-wal"),
-            fs::Permissions::from_mode(0o602),
-        )
-        .unwrap();
+        fs::set_permissions(folder.path().join("cache.db-wal"), fs::Permissions::from_mode(0o602)).unwrap();
         assert!(matches!(check(&path), Err(Error::Untrusted { .. })));
         assert!(matches!(check(folder.path()), Err(Error::Io { .. })));
     }

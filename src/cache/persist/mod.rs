@@ -83,10 +83,7 @@ pub struct Row {
 impl Row {
     /// Whether the row under `key` is a result of the decorated function `name`: recorded as one, or by its key.
     fn belongs_to(&self, key: &str, name: &str) -> bool {
-        let prefixed = || {
-            key.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(':'))
-        };
+        let prefixed = || key.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
         self.function.as_deref() == Some(name) || prefixed()
     }
 
@@ -159,17 +156,13 @@ impl DiskTier {
     /// Fails without touching the file if another user owns it or anyone may write to it, if it is read-only, of a later
     /// version, or not a database.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Ok(Self {
-            handle: Arc::new(Handle::open(path.as_ref(), options)?),
-        })
+        Ok(Self { handle: Arc::new(Handle::open(path.as_ref(), options)?) })
     }
 
     /// Opens the file as another process would, without sharing anything with other handles of this one.
     #[doc(hidden)]
     pub fn open_apart(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Ok(Self {
-            handle: Arc::new(Handle::open_apart(path.as_ref(), options)?),
-        })
+        Ok(Self { handle: Arc::new(Handle::open_apart(path.as_ref(), options)?) })
     }
 
     pub fn options(&self) -> Options {
@@ -190,8 +183,7 @@ impl DiskTier {
     pub fn queue(&self, key: &str, row: Row) -> Result<Queued> {
         let tier = self.handle.tier()?;
         let wait = self.handle.options().durability != Durability::Memory;
-        tier.shared
-            .queue(key, Op::Put(Arc::new(row)), wait, tier.id)
+        tier.shared.queue(key, Op::Put(Arc::new(row)), wait, tier.id)
     }
 
     /// [`discard`](Self::discard) that never blocks.
@@ -317,10 +309,7 @@ impl DiskTier {
     /// About 2 µs while the file is unchanged. After a failed read, which is counted, the result may be incomplete and
     /// the next call catches up.
     pub fn changes(&self) -> Vec<Change> {
-        self.handle.tier().map_or_else(
-            |_| Vec::new(),
-            |tier| tier.shared.changes(tier.id, &tier.cursor),
-        )
+        self.handle.tier().map_or_else(|_| Vec::new(), |tier| tier.shared.changes(tier.id, &tier.cursor))
     }
 
     /// Takes the lease on a key for `ttl`. `None` while someone else holds it.
@@ -337,10 +326,7 @@ impl DiskTier {
 
     /// Gives a lease back, after the writes accepted before: whoever takes it next finds their rows. Blocks for the commit.
     pub fn lease_release(&self, lease: Lease) -> Result<()> {
-        self.remove(Command::ReleaseLease {
-            key: lease.key,
-            token: lease.token,
-        })?;
+        self.remove(Command::ReleaseLease { key: lease.key, token: lease.token })?;
         Ok(())
     }
 

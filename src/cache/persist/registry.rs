@@ -84,16 +84,8 @@ impl Handle {
 
     fn with(tier: Tier, path: &Path, options: Options) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let handle = Self {
-            path,
-            options,
-            closed: AtomicBool::new(false),
-            tier: PerProcess::new(),
-        };
-        handle.tier.get(|_| Attached {
-            pid: pid(),
-            tier: Some(tier),
-        });
+        let handle = Self { path, options, closed: AtomicBool::new(false), tier: PerProcess::new() };
+        handle.tier.get(|_| Attached { pid: pid(), tier: Some(tier) });
         handle
     }
 
@@ -109,14 +101,9 @@ impl Handle {
         let mut failed = None;
         let attached = self.tier.get(|parent| {
             // What others changed since the fork is still to be read.
-            let position = parent
-                .and_then(|parent| parent.tier.as_ref())
-                .map(|tier| tier.cursor.stored());
+            let position = parent.and_then(|parent| parent.tier.as_ref()).map(|tier| tier.cursor.stored());
             let tier = attach(&self.path, self.options, position);
-            Attached {
-                pid: pid(),
-                tier: tier.map_err(|error| failed = Some(error)).ok(),
-            }
+            Attached { pid: pid(), tier: tier.map_err(|error| failed = Some(error)).ok() }
         });
         if let Some(error) = failed {
             log::warn!(target: "upshift.cache", "disk tier not available after fork: {error}");
@@ -128,10 +115,7 @@ impl Handle {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(Attached {
-            tier: Some(tier), ..
-        }) = self.tier.peek()
-        else {
+        let Some(Attached { tier: Some(tier), .. }) = self.tier.peek() else {
             return;
         };
         let registry = registry();
@@ -175,10 +159,7 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
         return tie(shared, options, position);
     }
     let shared = open_shared(&path, id.clone())?;
-    let entry = Entry {
-        shared: Arc::downgrade(&shared),
-        closing: false,
-    };
+    let entry = Entry { shared: Arc::downgrade(&shared), closing: false };
     files.insert(id, entry);
     tie(shared, options, position)
 }
@@ -205,11 +186,7 @@ fn tie(shared: Arc<Shared>, options: Options, position: Option<i64>) -> Result<T
     state.handles += 1;
     let cursor = Cursor::new(stored, state.news.next());
     drop(state);
-    Ok(Tier {
-        shared,
-        id: HANDLES.fetch_add(1, Ordering::Relaxed),
-        cursor,
-    })
+    Ok(Tier { shared, id: HANDLES.fetch_add(1, Ordering::Relaxed), cursor })
 }
 
 fn registry() -> &'static Registry {
@@ -243,14 +220,8 @@ pub fn before_fork() {
             break;
         }
     }
-    let shared: Vec<_> = files
-        .values()
-        .filter_map(|entry| entry.shared.upgrade())
-        .collect();
-    let parked = shared
-        .into_iter()
-        .map(|shared| park(shared, deadline))
-        .collect();
+    let shared: Vec<_> = files.values().filter_map(|entry| entry.shared.upgrade()).collect();
+    let parked = shared.into_iter().map(|shared| park(shared, deadline)).collect();
     HELD.with(|held| *held.borrow_mut() = Some(Held { files, parked }));
 }
 
@@ -259,12 +230,7 @@ pub fn after_fork_parent() {
     let Some(Held { files, parked }) = HELD.with(RefCell::take) else {
         return;
     };
-    for Parked {
-        shared,
-        writer,
-        reader,
-    } in parked
-    {
+    for Parked { shared, writer, reader } in parked {
         if let Some(reader) = reader {
             *shared.reader.lock() = Seat::Here(reader);
             shared.seated.notify_all();
@@ -305,11 +271,7 @@ fn park(shared: Arc<Shared>, deadline: Instant) -> Parked {
         },
         None => None,
     };
-    Parked {
-        shared,
-        writer,
-        reader,
-    }
+    Parked { shared, writer, reader }
 }
 
 /// An unpredictable number, different in a forked child.

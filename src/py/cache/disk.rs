@@ -13,9 +13,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::ResultCache;
 use super::core::{self, Attach, Put, Selector, text_of, weigh};
 use super::state::{Alias, Gone};
-use super::ResultCache;
 use crate::cache::persist::{self, Change, DiskTier, Durability, Row};
 use crate::cache::{Label, Reason, Removed};
 use crate::py::codec::{Codec, Decoded};
@@ -53,8 +53,8 @@ impl Options {
                 PyValueError::new_err(format!("coherence must be 0 or more seconds, or None; not {seconds}"))
             })?),
         };
-        let trust_legacy = trust_legacy
-            .unwrap_or_else(|| std::env::var_os("UPSHIFT_TRUST_LEGACY").is_some_and(|value| value == "1"));
+        let trust_legacy =
+            trust_legacy.unwrap_or_else(|| std::env::var_os("UPSHIFT_TRUST_LEGACY").is_some_and(|value| value == "1"));
         Ok(Self { durability, coherence, allow_pickle, trust_legacy })
     }
 
@@ -272,13 +272,8 @@ fn promote(
     }
     if this.state.with(py, |state| state.invalidations) == before {
         let group = attach.as_ref().map(|attach| attach.group).or(row.function.as_deref().map(core::group_of));
-        let put = Put {
-            tags: &row.tags,
-            cost: 1.0,
-            alias: attach.and_then(|attach| attach.alias),
-            group,
-            ..Put::default()
-        };
+        let put =
+            Put { tags: &row.tags, cost: 1.0, alias: attach.and_then(|attach| attach.alias), group, ..Put::default() };
         let gone = core::insert(this, key, hash, &value, Some(text), ttl, weight, put)?;
         this.dismiss(py, gone);
     }
@@ -459,11 +454,7 @@ pub fn apply_changes(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
 }
 
 /// See `ResultCache._lease`.
-pub fn lease<'py>(
-    slf: &Bound<'py, ResultCache>,
-    key: &Bound<'py, PyAny>,
-    seconds: f64,
-) -> PyResult<Bound<'py, PyAny>> {
+pub fn lease<'py>(slf: &Bound<'py, ResultCache>, key: &Bound<'py, PyAny>, seconds: f64) -> PyResult<Bound<'py, PyAny>> {
     let (py, none) = (slf.py(), slf.py().None().into_bound(slf.py()));
     let (Some(open), Some(text)) = (slf.get().disk.get(), text_of(key)) else { return Ok(none) };
     let ttl = Duration::try_from_secs_f64(seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
