@@ -2,7 +2,7 @@
 //!
 //! - [`file`]: creates the file with mode 0600, refuses one that others own or may write, names it by device and inode
 //! - [`connection`]: a connection with the engine's pragmas that a forked child leaves alone
-//! - [`reader`], [`log_head`]: many small reads at the price of the lookups alone
+//! - [`reader`], [`log_head`], [`lookup`]: many small reads at the price of the lookups alone
 //! - [`migrate`]: ordered migrations, counted in `PRAGMA user_version`
 //! - [`fork`]: keeps a forked child's connections apart from the inherited ones
 //!
@@ -13,6 +13,7 @@ mod connection;
 mod file;
 pub mod fork;
 mod log_head;
+mod lookup;
 mod migrate;
 mod reader;
 
@@ -21,8 +22,9 @@ use std::path::{Path, PathBuf};
 pub use connection::{Checkpoint, Connection, Synchronous};
 pub use file::FileId;
 pub use log_head::LogState;
+pub use lookup::Line;
 pub use migrate::Migration;
-pub use reader::Reader;
+pub use reader::{Reader, Snapshot};
 
 /// Why a store could not be opened or used.
 #[derive(Debug, thiserror::Error)]

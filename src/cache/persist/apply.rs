@@ -1,7 +1,5 @@
 //! The SQL of one group of writes.
 
-use std::sync::Arc;
-
 use rusqlite::{ErrorCode, Transaction, TransactionBehavior, params};
 
 use super::pending::{Batch, Command, Op, Seq, Step, Write};
@@ -151,13 +149,10 @@ impl Group<'_> {
     }
 
     fn touch(&self, batch: &Batch) -> rusqlite::Result<()> {
-        let mut keys: Vec<&Arc<str>> = batch.touches.keys().collect();
-        keys.sort_unstable();
-        for key in keys {
-            let touch = &batch.touches[key];
-            let sql =
-                "UPDATE result_cache SET access_count = access_count + ?2, last_accessed = ?3 WHERE cache_key = ?1";
-            self.transaction.prepare_cached(sql)?.execute(params![key, touch.count, time::to_text(touch.at, false)])?;
+        let sql = "UPDATE result_cache SET access_count = access_count + ?2, last_accessed = ?3 WHERE cache_key = ?1";
+        for touch in &batch.touches {
+            let values = params![touch.key, touch.count, time::to_text(touch.at, false)];
+            self.transaction.prepare_cached(sql)?.execute(values)?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The disk tier of the result cache: one SQLite file, shared by every cache and every process that names it.
 //!
 //! - [`pending`]: writes accepted but not committed; this process reads them at once
+//! - [`touches`]: reads not recorded yet
 //! - [`shared`]: what all handles of one file share: pending writes, the two connections, who writes
 //! - [`writer`]: commits pending writes in groups; retries when the disk refuses
 //! - [`apply`]: the SQL of one group
@@ -33,6 +34,7 @@ mod registry;
 mod schema;
 mod shared;
 mod time;
+mod touches;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -218,7 +220,8 @@ impl DiskTier {
         tier.shared.push(key, Op::Remove, false, tier.id)
     }
 
-    /// Counts reads of the row; recorded with the next commit.
+    /// Counts reads of the row. Recorded by [`flush`](Self::flush) and [`close`](Self::close), and once no others came
+    /// for some seconds. A process that is killed before loses them.
     pub fn touched(&self, key: &str, reads: u32) -> Result<()> {
         self.handle.tier()?.shared.touch(key, i64::from(reads));
         Ok(())

@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::touches::{Touch, Touches, merge};
 use super::{Change, Row};
 
 /// Bookkeeping of one entry in bytes, so that many tiny rows are bounded as well.
@@ -94,18 +96,11 @@ pub(super) enum Step {
     Command(Seq, Command),
 }
 
-/// Reads of a key since they were last recorded.
-pub(super) struct Touch {
-    pub count: i64,
-    /// Unix microseconds of the last one.
-    pub at: i64,
-}
-
 /// What one transaction carries.
 #[derive(Default)]
 pub(super) struct Batch {
     pub steps: Vec<Step>,
-    pub touches: HashMap<Arc<str>, Touch>,
+    pub touches: Vec<Touch>,
     /// Everything up to here is committed with this batch.
     pub last: Seq,
     /// Begin with an empty store.
@@ -120,14 +115,20 @@ pub(super) struct Pending {
     /// The latest command in the log.
     barrier: Seq,
     bytes: usize,
-    touches: HashMap<Arc<str>, Touch>,
+    /// Reads that are to be recorded some time.
+    pub touches: Touches,
+    /// Reads that the next commit records.
+    due: Vec<Touch>,
     /// The stored rows are void; they are deleted with the next commit and not read until then.
     wipe: bool,
+    /// The disk alone does not tell what a key stands for: `slots` is not empty, or `wipe` is set.
+    unsettled: Arc<AtomicBool>,
 }
 
 impl Pending {
     /// Accepts an operation and returns its number.
     pub fn push(&mut self, key: &str, op: Op, at: i64) -> Seq {
+        self.unsettled.store(true, Ordering::Release);
         self.bytes += weight(key, &op);
         if let Some((name, slot)) = self.slots.get_key_value(key) {
             self.bytes -= weight(key, &slot.op);
@@ -157,11 +158,16 @@ impl Pending {
         seq
     }
 
-    pub fn touch(&mut self, key: &str, reads: i64, at: i64) {
-        match self.touches.get_mut(key) {
-            Some(touch) => *touch = Touch { count: touch.count + reads, at },
-            None => drop(self.touches.insert(key.into(), Touch { count: reads, at })),
-        }
+    /// Has the next commit record reads of up to `max` keys. Returns false if there are none.
+    pub fn record(&mut self, max: usize) -> bool {
+        let more = self.touches.take(max);
+        let some = !more.is_empty();
+        self.due.extend(more);
+        some
+    }
+
+    pub fn is_recording(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// The latest operation of a key.
@@ -182,17 +188,19 @@ impl Pending {
         self.log.len()
     }
 
-    pub fn touched(&self) -> usize {
-        self.touches.len()
+    /// False while reads can do without asking for pending operations. Without the lock: what was accepted before the
+    /// look has set it, and what was committed before it was cleared can be read.
+    pub fn unsettled(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.unsettled)
     }
 
     pub fn is_wiped(&self) -> bool {
         self.wipe
     }
 
-    /// Nothing is left to commit.
+    /// Nothing is left to commit. Reads can wait.
     pub fn is_empty(&self) -> bool {
-        self.log.is_empty() && self.touches.is_empty() && !self.wipe
+        self.log.is_empty() && self.due.is_empty() && !self.wipe
     }
 
     /// Forgets all operations and declares the stored rows void. Commands must have been resolved before.
@@ -200,14 +208,16 @@ impl Pending {
         self.slots.clear();
         self.log.clear();
         self.touches.clear();
+        self.due.clear();
         self.bytes = 0;
         self.wipe = true;
+        self.unsettled.store(true, Ordering::Release);
     }
 
     /// Takes the oldest operations, up to about these limits. Whatever was taken goes to either [`Self::committed`] or
     /// [`Self::failed`] before the next call.
     pub fn take(&mut self, max_rows: usize, max_bytes: usize) -> Batch {
-        let mut batch = Batch { touches: std::mem::take(&mut self.touches), wipe: self.wipe, ..Batch::default() };
+        let mut batch = Batch { touches: std::mem::take(&mut self.due), wipe: self.wipe, ..Batch::default() };
         let (mut rows, mut bytes) = (0, 0);
         let mut writes = Vec::new();
         while rows < max_rows && bytes < max_bytes {
@@ -259,6 +269,9 @@ impl Pending {
                 }
             }
         }
+        if self.slots.is_empty() && !self.wipe {
+            self.unsettled.store(false, Ordering::Release);
+        }
     }
 
     /// The batch could not be written: its operations are queued again, in front. Its commands are returned, they have
@@ -282,11 +295,8 @@ impl Pending {
                 self.log.push_front((write.seq, Entry::Key(write.key)));
             }
         }
-        for (key, touch) in batch.touches {
-            let sum = self.touches.entry(key).or_insert(Touch { count: 0, at: touch.at });
-            sum.count += touch.count;
-            sum.at = sum.at.max(touch.at);
-        }
+        self.due.extend(batch.touches);
+        merge(&mut self.due);
         commands
     }
 

@@ -166,7 +166,7 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
 
 fn open_shared(path: &Path, id: FileId) -> Result<Arc<Shared>> {
     let mut opened = store::open(path, id, schema::MIGRATIONS)?;
-    let seen = opened.reader.read(coherence::last)?;
+    let seen = opened.reader.read(|reader| coherence::last(reader))?;
     Ok(Arc::new_cyclic(|this| {
         let (origin, host) = (random(), lease::host());
         Shared::new(opened, origin, host, seen, this.clone())
@@ -180,7 +180,7 @@ fn tie(shared: Arc<Shared>, options: Options, position: Option<i64>) -> Result<T
     }
     let stored = match position {
         Some(position) => position,
-        None => shared.read_quietly(coherence::last)?,
+        None => shared.read_quietly(|reader| coherence::last(reader))?,
     };
     let mut state = shared.state.lock();
     state.handles += 1;

@@ -1,14 +1,14 @@
 //! What all handles of one file share.
 
 use std::collections::HashMap;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::coherence::News;
 use super::pending::{Op, Pending, Seq};
-use super::writer::Backoff;
+use super::writer::{Backoff, TOUCHES_AT_ONCE};
 use super::{Change, Command, PersistError, Result};
 use crate::store::{Connection, FileId, Opened, Reader};
 use crate::support::clock;
@@ -17,8 +17,6 @@ use crate::support::clock;
 pub(super) const LIMIT_BYTES: usize = 64 << 20;
 /// A value past this size is not stored; SQLite itself refuses one of 1 GB.
 const MAX_BLOB: usize = 512 << 20;
-/// Reads are recorded when this many keys were read, if nothing is written before.
-const TOUCHED_KEYS: usize = 8_192;
 
 /// What the caller of [`Shared::queue`] still has to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +47,8 @@ pub(super) struct Shared {
     pub resting: AtomicBool,
     errors: AtomicU64,
     warned: AtomicBool,
+    /// See [`Pending::unsettled`].
+    pub unsettled: Arc<AtomicBool>,
     /// Some handle asked for commits that survive a power loss; the writer obeys from then on.
     pub power: AtomicBool,
 }
@@ -69,6 +69,8 @@ pub(super) struct State {
     pub armed: bool,
     /// It was asked to come at once.
     pub urgent: bool,
+    /// Another one is due that records reads.
+    pub recording: bool,
     pub closed: bool,
     pub handles: usize,
     pub news: News,
@@ -89,8 +91,10 @@ pub(super) enum Seat {
 
 impl Shared {
     pub fn new(opened: Opened, origin: i64, host: String, seen: i64, this: Weak<Self>) -> Self {
+        let pending = Pending::default();
+        let unsettled = pending.unsettled();
         let state = State {
-            pending: Pending::default(),
+            pending,
             committed: 0,
             failures: 0,
             failing: None,
@@ -98,6 +102,7 @@ impl Shared {
             writer: Some(opened.writer),
             armed: false,
             urgent: false,
+            recording: false,
             closed: false,
             handles: 0,
             news: News::default(),
@@ -114,6 +119,7 @@ impl Shared {
             reader: Mutex::new(Seat::Here(opened.reader)),
             seated: Condvar::new(),
             resting: AtomicBool::new(false),
+            unsettled,
             errors: AtomicU64::new(0),
             warned: AtomicBool::new(false),
             power: AtomicBool::new(false),
@@ -198,12 +204,21 @@ impl Shared {
     }
 
     pub fn touch(&self, key: &str, reads: i64) {
+        let at = clock::epoch_micros();
         let mut state = self.state.lock();
-        if !state.closed && (state.pending.touched() < TOUCHED_KEYS || state.failing.is_none()) {
-            state.pending.touch(key, reads, clock::epoch_micros());
-            if state.pending.touched() >= TOUCHED_KEYS {
+        if state.closed {
+            return;
+        }
+        if state.pending.touches.add(key, reads, at) {
+            if !state.pending.is_recording() {
+                state.pending.record(TOUCHES_AT_ONCE);
                 self.arm(state);
             }
+        } else if !state.recording {
+            state.recording = true;
+            let added = state.pending.touches.added();
+            drop(state);
+            self.record_later(added);
         }
     }
 

@@ -21,6 +21,10 @@ const LINGER: Duration = Duration::from_millis(8);
 /// A group of this size does not wait.
 const URGENT_ROWS: usize = 1_024;
 const URGENT_BYTES: usize = 1 << 20;
+/// Reads are recorded when there were none for so long.
+const IDLE: Duration = Duration::from_secs(2);
+/// Keys whose reads one transaction records.
+pub(super) const TOUCHES_AT_ONCE: usize = 4_096;
 /// Limits of one transaction. Larger ones gain nothing and keep other processes out longer.
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 8 << 20;
@@ -54,6 +58,17 @@ impl Drop for Due {
             let mut state = shared.state.lock();
             state.armed = false;
             state.urgent = false;
+        }
+    }
+}
+
+/// The same for a job that records reads.
+struct Idle(Weak<Shared>);
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.state.lock().recording = false;
         }
     }
 }
@@ -121,16 +136,24 @@ impl Shared {
     }
 
     pub fn flush(&self, deadline: Option<Instant>) -> bool {
-        let mut state = self.state.lock();
-        if state.closed {
-            return true;
+        // Reads that are counted meanwhile are not waited for.
+        let rounds = self.state.lock().pending.touches.len() / TOUCHES_AT_ONCE;
+        for _ in 0..=rounds {
+            let mut state = self.state.lock();
+            if state.closed {
+                return true;
+            }
+            state.pending.record(TOUCHES_AT_ONCE);
+            if state.pending.is_empty() && state.writer.is_some() {
+                return true;
+            }
+            let seq = state.pending.command(Command::Nothing);
+            drop(state);
+            if !self.drive(seq, deadline) {
+                return false;
+            }
         }
-        if state.pending.is_empty() && state.writer.is_some() {
-            return true;
-        }
-        let seq = state.pending.command(Command::Nothing);
-        drop(state);
-        self.drive(seq, deadline)
+        true
     }
 
     /// Sees to it that a background job writes what is pending. Releases the lock.
@@ -162,6 +185,40 @@ impl Shared {
             true => runtime::spawn_blocking(job),
             false => runtime::after(delay, job),
         };
+    }
+
+    /// Records reads once there are no new ones. `added` is what [`Touches::added`] says now.
+    ///
+    /// [`Touches::added`]: super::touches::Touches::added
+    pub fn record_later(&self, added: u64) {
+        let mut idle = Idle(self.this.clone());
+        // Without a thread to be had, or when the runtime is stopped, `idle` is dropped; the next read asks again.
+        let _ = runtime::after(IDLE, move || {
+            if let Some(shared) = std::mem::take(&mut idle.0).upgrade() {
+                shared.record_when_idle(added);
+            }
+        });
+    }
+
+    fn record_when_idle(&self, added: u64) {
+        loop {
+            let mut state = self.state.lock();
+            let now = state.pending.touches.added();
+            if state.closed || state.pending.touches.len() == 0 {
+                state.recording = false;
+                return;
+            }
+            if now != added || state.failing.is_some() || state.writer.is_none() {
+                drop(state);
+                return self.record_later(now);
+            }
+            state.pending.record(TOUCHES_AT_ONCE);
+            if let Some(writer) = state.writer.take() {
+                drop(state);
+                let writer = self.write_until(writer, Until::Committed(Seq::MAX), None);
+                drop(self.give_back(writer));
+            }
+        }
     }
 
     /// The background job.
@@ -339,7 +396,15 @@ impl Shared {
             }
         };
         drop(state);
-        let writer = self.write_until(writer, Until::Committed(Seq::MAX), None);
+        let mut writer = self.write_until(writer, Until::Committed(Seq::MAX), None);
+        loop {
+            let mut state = self.state.lock();
+            if state.failing.is_some() || !state.pending.record(TOUCHES_AT_ONCE) {
+                break;
+            }
+            drop(state);
+            writer = self.write_until(writer, Until::Committed(Seq::MAX), None);
+        }
         let lost = self.state.lock().pending.queued();
         self.moved.notify_all();
         let reader = std::mem::replace(&mut *self.reader.lock(), Seat::Closed);
