@@ -42,13 +42,14 @@ mod unix {
 
     use rusqlite::ffi;
 
+    type Fstat = unsafe extern "C" fn(c_int, *mut libc::stat) -> c_int;
+
     static SALT: AtomicU32 = AtomicU32::new(0);
 
     pub fn install(pid: u32) {
         if SALT.swap(pid, Ordering::SeqCst) == pid {
             return;
         }
-        let replacement: unsafe extern "C" fn(c_int, *mut libc::stat) -> c_int = fstat;
         // SAFETY: the default VFS lives as long as the process. `xSetSystemCall` stores a pointer to a function, which it
         // calls with the signature of `fstat`; the function is never unloaded.
         unsafe {
@@ -57,7 +58,7 @@ mod unix {
                 return;
             }
             if let Some(set) = (*vfs).xSetSystemCall {
-                let pointer = std::mem::transmute::<_, unsafe extern "C" fn()>(replacement);
+                let pointer = std::mem::transmute::<Fstat, unsafe extern "C" fn()>(fstat);
                 set(vfs, c"fstat".as_ptr(), Some(pointer));
             }
         }

@@ -59,6 +59,8 @@ pub struct Opened {
     /// Resolved path; symbolic links followed.
     pub path: PathBuf,
     pub id: FileId,
+    /// The write-ahead log, if there is one.
+    pub log: Option<FileId>,
     pub writer: Connection,
     pub reader: Reader,
 }
@@ -71,6 +73,12 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, FileId), Error> {
     file::create(&path)?;
     let id = file::check(&path)?;
     Ok((path, id))
+}
+
+/// Whether the write-ahead log under the name of this file is another one than that of the opening: someone deleted the
+/// file, and has opened a new one by now.
+pub fn is_log_replaced(path: &Path, log: Option<&FileId>) -> bool {
+    file::id_of(&file::beside(path, "-wal")).is_some_and(|found| Some(&found) != log)
 }
 
 /// Opens a writing and a reading connection on a path from [`prepare`], in WAL mode, and brings the schema up to date.
@@ -95,9 +103,11 @@ pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened,
             reason: "replaced while it was being opened",
         });
     }
+    let log = file::id_of(&file::beside(path, "-wal"));
     Ok(Opened {
         path: path.to_owned(),
         id,
+        log,
         writer,
         reader,
     })

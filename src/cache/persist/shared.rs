@@ -1,6 +1,7 @@
 //! What all handles of one file share.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -34,6 +35,8 @@ pub enum Queued {
 /// Locks: `state` is taken for bookkeeping only, never while the disk is used and never together with `reader`.
 pub(super) struct Shared {
     pub id: FileId,
+    pub path: PathBuf,
+    pub log: Option<FileId>,
     /// Names this opening in the change log.
     pub origin: i64,
     pub host: String,
@@ -69,6 +72,8 @@ pub(super) struct State {
     pub armed: bool,
     /// It was asked to come at once.
     pub urgent: bool,
+    /// Not logged yet.
+    complaint: Option<String>,
     pub closed: bool,
     pub handles: usize,
     pub news: News,
@@ -80,7 +85,7 @@ pub(super) struct State {
 
 /// The reading connection.
 pub(super) enum Seat {
-    Here(Reader),
+    Here(Box<Reader>),
     /// Put aside for the moment of a fork.
     Away,
     Closed,
@@ -97,6 +102,7 @@ impl Shared {
             writer: Some(opened.writer),
             armed: false,
             urgent: false,
+            complaint: None,
             closed: false,
             handles: 0,
             news: News::default(),
@@ -105,12 +111,14 @@ impl Shared {
         };
         Self {
             id: opened.id,
+            path: opened.path,
+            log: opened.log,
             origin,
             host,
             this,
             state: Mutex::new(state),
             moved: Condvar::new(),
-            reader: Mutex::new(Seat::Here(opened.reader)),
+            reader: Mutex::new(Seat::Here(Box::new(opened.reader))),
             seated: Condvar::new(),
             resting: AtomicBool::new(false),
             errors: AtomicU64::new(0),
@@ -207,13 +215,23 @@ impl Shared {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a failure and logs the first one. Not to be called with a lock held: a logger may run anything.
-    pub fn report(&self, what: &str, error: &PersistError) {
+    /// Counts a failure. The first one is kept for [`Self::complain`].
+    pub fn note(&self, what: &str, error: &PersistError) {
+        if matches!(error, PersistError::Closed) {
+            return;
+        }
         self.count_error();
-        if self.warned.swap(true, Ordering::Relaxed) {
-            log::debug!(target: "upshift.cache", "disk tier: {what}: {error}");
-        } else {
-            log::warn!(target: "upshift.cache", "disk tier: {what}: {error}; further errors are only counted");
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            self.state.lock().complaint = Some(format!("{what}: {error}"));
+        }
+    }
+
+    /// Logs the first failure. Not to be called with a lock or a connection held: a logger may run anything, also code
+    /// that uses this tier.
+    pub fn complain(&self) {
+        let complaint = self.state.lock().complaint.take();
+        if let Some(complaint) = complaint {
+            log::warn!(target: "upshift.cache", "disk tier: {complaint}; further errors are only counted");
         }
     }
 
