@@ -1,5 +1,6 @@
 //! Time per operation of the cache engine. `cargo bench --no-default-features --bench cache`
 
+#[allow(dead_code)] // The other bench uses the rest.
 mod traces;
 
 use std::hint::black_box;

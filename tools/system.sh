@@ -28,7 +28,7 @@ missing_packages() {
     has_sqlite || printf 'libsqlite3-dev '
 }
 
-missing=$(missing_packages)
+missing=$(missing_packages | sed "s/ *$//")
 if [ -n "$missing" ]; then
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
         echo "upshift: installing $missing"

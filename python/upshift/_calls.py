@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from upshift._native import Call, Flight, Lease, Request
@@ -89,7 +89,10 @@ class _Overridden:
 
     def __init__(self, call: Call, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.call = call
-        self.key = request.key if call.has_key_func else call.cache.generate_key(call.name, *call.arguments(args, kwargs))
+        if call.has_key_func:
+            self.key = request.key
+        else:
+            self.key = call.cache.generate_key(call.name, *call.arguments(args, kwargs))
 
     def look(self, count: bool = True) -> tuple[str, Any]:
         value = self.call.cache.get(self.key, _MISSING)
@@ -205,7 +208,7 @@ def _left(deadline: float | None) -> float | None:
 # Several processes
 
 
-def _take_lease(call: Call, request: Request) -> Lease | None | bool:
+def _take_lease(call: Call, request: Request) -> Lease | Literal[False] | None:
     """The lease, False if another process holds it, None if this call takes no leases."""
     if call not in _shared:
         return None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from upshift._native import ResultCache
 
 __all__ = ["EntriesView", "StatsView", "TagsView"]
 
+#: Value, expiry epoch or None, creation epoch, access count.
+Entry = tuple[Any, Optional[float], float, int]
 COUNTERS = ("hits", "misses", "evictions", "expirations", "sets", "deletes")
 
 
-class EntriesView(Mapping[Any, "tuple[Any, float | None, float, int]"]):
+class EntriesView(Mapping[Any, Entry]):
     """key -> (value, expiry epoch or None, creation epoch, access count), the next to be evicted first.
 
     Looking counts neither as an access nor as a hit. Iteration runs over a snapshot of the keys.
@@ -22,7 +24,7 @@ class EntriesView(Mapping[Any, "tuple[Any, float | None, float, int]"]):
     def __init__(self, cache: ResultCache) -> None:
         self._cache = cache
 
-    def __getitem__(self, key: Any) -> tuple[Any, float | None, float, int]:
+    def __getitem__(self, key: Any) -> Entry:
         entry = self._cache._peek(key)
         if entry is None:
             raise KeyError(key)
@@ -34,8 +36,15 @@ class EntriesView(Mapping[Any, "tuple[Any, float | None, float, int]"]):
     def __len__(self) -> int:
         return len(self._cache)
 
+    # From one snapshot, so that other threads may change the cache meanwhile.
+    def items(self) -> ItemsView[Any, Entry]:
+        return dict(self._cache._entries()).items()
+
+    def values(self) -> ValuesView[Entry]:
+        return dict(self._cache._entries()).values()
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({dict(self)!r})"
+        return f"{type(self).__name__}({dict(self.items())!r})"
 
 
 class TagsView(Mapping[str, "set[Any]"]):
@@ -51,13 +60,20 @@ class TagsView(Mapping[str, "set[Any]"]):
         return set(keys)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._cache._tags())
+        return iter([tag for tag, _ in self._cache._tags()])
 
     def __len__(self) -> int:
         return len(self._cache._tags())
 
+    # From one snapshot, so that other threads may change the cache meanwhile.
+    def items(self) -> ItemsView[str, set[Any]]:
+        return {tag: set(keys) for tag, keys in self._cache._tags()}.items()
+
+    def values(self) -> ValuesView[set[Any]]:
+        return {tag: set(keys) for tag, keys in self._cache._tags()}.values()
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({dict(self)!r})"
+        return f"{type(self).__name__}({dict(self.items())!r})"
 
 
 class StatsView(MutableMapping[str, int]):

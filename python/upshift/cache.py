@@ -6,8 +6,10 @@ gives the same, complete class.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
+import os
 import sqlite3
 import sys
 import threading
@@ -119,8 +121,8 @@ def cached(
     return decorate
 
 
-def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]] | None:
-    """The signature as the native binder takes it; None if the callable does not tell."""
+def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]]:
+    """The signature as the native binder takes it; any arguments at all if the callable does not tell."""
     try:
         signature = inspect.signature(function)
     except ValueError:
@@ -179,7 +181,7 @@ def _module_name(function: Callable[..., Any]) -> str | None:
     main = sys.modules.get(module)
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name not in ("__main__", "__mp_main__"):
-        return spec.name
+        return str(spec.name)
     path = getattr(main, "__file__", None)
     return None if path is None else str(_calls.absolute(path))
 
@@ -215,7 +217,7 @@ def get_stats(self: ResultCache) -> dict[str, Any]:
 
 
 def warmup(self: ResultCache, data: Mapping[Any, Any], ttl: float | None = None) -> None:
-    """Store each pair of a mapping, as `set(key, value, ttl)` would."""
+    """Store each pair of the mapping `data`, as `set(key, value, ttl)` would."""
     for key, value in data.items():
         self.set(key, value, ttl)
 
@@ -235,7 +237,7 @@ def close(self: ResultCache) -> None:
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    For inspection: pending writes are flushed before it is handed out. It is opened on first use and closed by `close()`.
+    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`.
     """
     path = self._db_path()
     if path is None:
@@ -256,18 +258,18 @@ def _exit(self: ResultCache, *_exception: object) -> None:
     self.close()
 
 
-def cache_clear(self: CachedFunction) -> int:
+def cache_clear(self: CachedFunction[..., Any]) -> int:
     """Remove exactly this function's entries, in memory and on disk; returns how many live ones there were."""
     return self._call.clear()
 
 
-def cache_info(self: CachedFunction) -> dict[str, Any]:
+def cache_info(self: CachedFunction[..., Any]) -> dict[str, Any]:
     """`get_stats()` of the cache, with this function's own `function_hits` and `function_misses`."""
     call = self._call
     return {**call.cache.get_stats(), "function_hits": call.function_hits, "function_misses": call.function_misses}
 
 
-def cache_key(self: CachedFunction, *args: Any, **kwargs: Any) -> Any:
+def cache_key(self: CachedFunction[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The key under which the result of this call is kept: `cache.get(f.cache_key(x))`.
 
     For a method pass the instance first, as in `Class.method.cache_key(instance, x)`.
@@ -282,13 +284,13 @@ def cache_key(self: CachedFunction, *args: Any, **kwargs: Any) -> Any:
     return request.key
 
 
-def invalidate(self: CachedFunction, *args: Any, **kwargs: Any) -> bool:
+def invalidate(self: CachedFunction[..., Any], *args: Any, **kwargs: Any) -> bool:
     """Remove the result of one call from both tiers; True if there was a live one."""
     request = self._call.resolve(args, kwargs)
     return request is not None and self._call.cache.delete(request.key)
 
 
-def refresh(self: CachedFunction, *args: Any, **kwargs: Any) -> Any:
+def refresh(self: CachedFunction[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Compute the result of one call now, store and return it; for a coroutine function, an awaitable of it."""
     return _calls.refresh(self._call, args, kwargs)
 
@@ -299,7 +301,7 @@ class BoundCachedFunction:
 
     __slots__ = ("__func__", "__self__", "__weakref__")
 
-    def __init__(self, function: CachedFunction, instance: object) -> None:
+    def __init__(self, function: CachedFunction[..., Any], instance: object) -> None:
         self.__func__ = function
         self.__self__ = instance
 
@@ -333,25 +335,25 @@ class BoundCachedFunction:
         return f"<bound {self.__func__!r} of {self.__self__!r}>"
 
     # `isinstance(x, types.MethodType)`, hence `inspect`, sees a method.
-    __class__ = property(lambda self: types.MethodType)  # type: ignore[assignment]
-    __doc__ = property(lambda self: self.__func__.__doc__)  # type: ignore[assignment]
-    __module__ = property(lambda self: self.__func__.__module__)  # type: ignore[assignment]
+    __class__ = property(lambda self: types.MethodType)
+    __doc__ = property(lambda self: self.__func__.__doc__)
+    __module__ = property(lambda self: self.__func__.__module__)
 
 
 _native._set_bound_type(BoundCachedFunction)
 
 
-def _reduce(self: CachedFunction) -> str:
+def _reduce(self: CachedFunction[..., Any]) -> str:
     return self.__qualname__
 
 
-def _repr(self: CachedFunction) -> str:
+def _repr(self: CachedFunction[..., Any]) -> str:
     return f"<cached {self._call.function!r}>"
 
 
 def _attach(target: type, members: dict[str, Any]) -> None:
     for name, member in members.items():
-        function = member.fget if isinstance(member, property) else member
+        function: Any = member.fget if isinstance(member, property) else member
         function.__name__ = name
         function.__qualname__ = f"{target.__name__}.{name}"
         setattr(target, name, member)
@@ -366,8 +368,8 @@ _attach(
         "close": close,
         "__enter__": _enter,
         "__exit__": _exit,
-        "cache": property(lambda self: EntriesView(self), doc="Live read-only view: key -> (value, expires, created, accesses)."),
-        "tags": property(lambda self: TagsView(self), doc="Live read-only view: tag -> set of keys."),
+        "cache": property(lambda self: EntriesView(self), doc="Live view: key -> (value, expires, created, accesses)."),
+        "tags": property(lambda self: TagsView(self), doc="Live view: tag -> set of keys."),
         "stats": property(lambda self: StatsView(self), doc="Live view of the six counters."),
         "db_conn": property(_db_conn, doc=_db_conn.__doc__),
     },
@@ -384,3 +386,15 @@ _attach(
         "__repr__": _repr,
     },
 )
+
+# For annotations that are evaluated: `CachedFunction[[int], str]`.
+CachedFunction.__class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[assignment, method-assign]
+
+# Forked children must not touch what belongs to the parent; at exit, pending writes reach the disk first.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_native.before_fork,
+        after_in_parent=_native.after_fork_parent,
+        after_in_child=_native.after_fork_child,
+    )
+atexit.register(_native.shutdown)

@@ -1,9 +1,10 @@
 //! Deadlines of entries: a hierarchical timer wheel with its lists threaded through one array (8 bytes an entry).
 //!
-//! Level `l` has 64 buckets of 64^l ns each, down to single nanoseconds. An entry waits at the level of the highest base-64 digit
-//! in which its deadline differs from `turned`, the time up to which the wheel has turned. When its bucket comes up it
-//! moves to a lower level, or leaves if the whole bucket has passed. So an entry moves at most once a level, in practice two or three times,
-//! and expiry is exact without ever comparing all entries of a bucket again and again.
+//! Level `l` has 64 buckets of 64^l ns each, down to single nanoseconds. An entry waits at the level of the highest
+//! base-64 digit in which its deadline differs from `turned`, the time up to which the wheel has turned. When its
+//! bucket comes up it moves to a lower level, or leaves if the whole bucket has passed. So an entry moves at most once
+//! a level, in practice two or three times, and expiry is exact without ever comparing all entries of a bucket again
+//! and again.
 //!
 //! The idea is Varghese and Lauck's, "Hashed and hierarchical timing wheels" (1987).
 
@@ -247,7 +248,7 @@ mod tests {
                 let mut expiry = Expiry::default();
                 let due = BTreeMap::from([(0, deadline)]);
                 expiry.schedule(0, deadline);
-                assert_eq!(drain(&mut expiry, deadline - 1, &due), []);
+                assert!(drain(&mut expiry, deadline - 1, &due).is_empty());
                 expiry.validate(1, |_| deadline);
                 assert_eq!(drain(&mut expiry, deadline, &due), [0]);
             }
@@ -261,7 +262,7 @@ mod tests {
         assert_eq!(expiry.len(), 0);
         let due = BTreeMap::from([(1, NEVER - 1)]);
         expiry.schedule(1, NEVER - 1);
-        assert_eq!(drain(&mut expiry, NEVER - 2, &due), []);
+        assert!(drain(&mut expiry, NEVER - 2, &due).is_empty());
         assert_eq!(drain(&mut expiry, NEVER - 1, &due), [1]);
     }
 

@@ -16,8 +16,8 @@ struct Held {
 
 /// Re-entrant lock over one cache.
 ///
-/// While a thread holds it, operations of other threads on the cache wait (the interpreter lock is released
-/// meanwhile); the holder's own operations go on. The cache itself never takes it.
+/// While a thread holds it, operations of other threads on the cache wait with the GIL released; the holder's own go
+/// on. It makes several operations one for other threads. The cache itself never takes it. Also a context manager.
 #[pyclass(frozen, module = "upshift._native")]
 #[derive(Default)]
 pub struct CacheLock {
@@ -33,6 +33,16 @@ impl CacheLock {
     pub fn is_held_by_other(&self) -> bool {
         let owner = self.owner.load(Ordering::Relaxed);
         owner != 0 && owner != thread_ident()
+    }
+
+    /// In a forked child: a lock held by another thread is free, because that thread does not exist here.
+    pub fn forget_other_threads(&self) {
+        if let Some(mut held) = self.held.try_lock() {
+            if held.owner != thread_ident() {
+                *held = Held::default();
+                self.owner.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Waits, detached, until no other thread holds the lock.
@@ -57,7 +67,16 @@ pub const SIGNAL_CHECK: std::time::Duration = std::time::Duration::from_millis(5
 
 #[pymethods]
 impl CacheLock {
-    /// Acquires the lock; returns False if `blocking` is false, or `timeout` seconds pass, while another thread holds it.
+    /// Take the lock, once more if this thread already holds it.
+    ///
+    /// Args:
+    ///     blocking: Whether to wait while another thread holds it.
+    ///     timeout: Seconds to wait at most; negative = no limit.
+    ///
+    /// Returns:
+    ///     Whether the lock was taken.
+    ///
+    /// Waits with the GIL released and lets Ctrl+C through.
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
     fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
         let me = thread_ident();
@@ -91,7 +110,10 @@ impl CacheLock {
         }
     }
 
-    /// Gives the lock back once; raises RuntimeError if the calling thread does not hold it.
+    /// Give the lock back once; it is free when it was given back as often as taken. Never blocks.
+    ///
+    /// Raises:
+    ///     RuntimeError: The calling thread does not hold it.
     fn release(&self) -> PyResult<()> {
         let mut held = self.held.lock();
         if held.owner != thread_ident() {

@@ -32,7 +32,13 @@ pub fn hash_key(key: &Bound<'_, PyAny>) -> PyResult<u64> {
     if hash == -1 {
         return Err(PyErr::fetch(key.py()));
     }
-    Ok(fold(FOLD, hash as u64))
+    Ok(fold_hash(hash))
+}
+
+/// Table hash of a key whose Python hash is known.
+#[inline(always)]
+pub fn fold_hash(hash: ffi::Py_hash_t) -> u64 {
+    fold(FOLD, hash as u64)
 }
 
 /// Outcome of a comparison.

@@ -50,6 +50,7 @@ mod _native {
         keys::register(module)?;
         codec::register(module)?;
         runtime::register(module)?;
+        cache::fast::install(py)?;
         cached::stock::remember_originals(py)
     }
 }

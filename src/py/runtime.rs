@@ -135,7 +135,11 @@ fn after_fork_child(py: Python<'_>) -> PyResult<()> {
         std::mem::take(&mut watched.caches)
     });
     drop(old);
-    caches.iter().try_for_each(watch)
+    super::cached::flight::after_fork_child(py);
+    caches.iter().try_for_each(|cache| {
+        cache.get().forget_other_threads(py);
+        watch(cache)
+    })
 }
 
 /// Moves every engine clock forward by `seconds`.

@@ -21,10 +21,7 @@ pub struct FileId {
 
 /// The absolute path of the file, links followed, also where the last link points to nothing yet.
 pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
-    let failed = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Io { path: path.to_owned(), source };
     let mut target = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::canonicalize(&target) {
@@ -56,20 +53,12 @@ pub fn resolve(path: &Path) -> Result<PathBuf, Error> {
 pub fn create(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
-    let failed = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| Error::Io { path: path.to_owned(), source };
     if path.exists() {
         return Ok(());
     }
     let temporary = beside(path, &format!(".{}-{:x}.tmp", std::process::id(), random()));
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
     // The umask may have taken even the owner's rights away.
     let prepared = file.set_permissions(fs::Permissions::from_mode(0o600));
     drop(file);
@@ -93,13 +82,14 @@ pub fn create(path: &Path) -> Result<(), Error> {
 #[cfg(not(unix))]
 pub fn create(path: &Path) -> Result<(), Error> {
     if !path.exists() {
-        fs::File::create_new(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        fs::File::create_new(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     }
     Ok(())
 }
+
+/// The smallest database that is not empty: one page of the smallest size.
+#[cfg(unix)]
+const SMALLEST: u64 = 512;
 
 /// Names the file, after making sure that nobody but its owner, who must be us, can have written it.
 ///
@@ -108,16 +98,15 @@ pub fn create(path: &Path) -> Result<(), Error> {
 pub fn check(path: &Path) -> Result<FileId, Error> {
     use std::os::unix::fs::MetadataExt;
 
-    let found = fs::metadata(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let found = fs::metadata(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     if !found.is_file() {
         let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-        return Err(Error::Io {
-            path: path.to_owned(),
-            source,
-        });
+        return Err(Error::Io { path: path.to_owned(), source });
+    }
+    if (1..SMALLEST).contains(&found.len()) {
+        // SQLite takes so short a file for an empty database and would overwrite it.
+        let source = io::Error::new(io::ErrorKind::InvalidData, "not a database");
+        return Err(Error::Io { path: path.to_owned(), source });
     }
     check_access(path, &found)?;
     for suffix in ["-wal", "-shm", "-journal"] {
@@ -126,16 +115,12 @@ pub fn check(path: &Path) -> Result<FileId, Error> {
             check_access(&log, &found)?;
         }
     }
-    Ok(FileId {
-        inode: (found.dev(), found.ino()),
-    })
+    Ok(FileId { inode: (found.dev(), found.ino()) })
 }
 
 #[cfg(not(unix))]
 pub fn check(path: &Path) -> Result<FileId, Error> {
-    Ok(FileId {
-        path: path.to_owned(),
-    })
+    Ok(FileId { path: path.to_owned() })
 }
 
 /// Names whatever file has this path now, if there is one.
@@ -144,14 +129,10 @@ pub fn id_of(path: &Path) -> Option<FileId> {
     {
         use std::os::unix::fs::MetadataExt;
         let found = fs::metadata(path).ok()?;
-        Some(FileId {
-            inode: (found.dev(), found.ino()),
-        })
+        Some(FileId { inode: (found.dev(), found.ino()) })
     }
     #[cfg(not(unix))]
-    path.exists().then(|| FileId {
-        path: path.to_owned(),
-    })
+    path.exists().then(|| FileId { path: path.to_owned() })
 }
 
 #[cfg(unix)]
@@ -167,10 +148,7 @@ fn check_access(path: &Path, found: &fs::Metadata) -> Result<(), Error> {
     } else {
         return Ok(());
     };
-    Err(Error::Untrusted {
-        path: path.to_owned(),
-        reason,
-    })
+    Err(Error::Untrusted { path: path.to_owned(), reason })
 }
 
 #[cfg(unix)]
@@ -224,16 +202,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache.db");
         create(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         create(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o640
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -259,11 +231,7 @@ mod tests {
         assert!(matches!(check(&path), Err(Error::Untrusted { .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(folder.path().join("cache.db-wal"), "x").unwrap();
-        fs::set_permissions(
-            folder.path().join("cache.db-wal"),
-            fs::Permissions::from_mode(0o602),
-        )
-        .unwrap();
+        fs::set_permissions(folder.path().join("cache.db-wal"), fs::Permissions::from_mode(0o602)).unwrap();
         assert!(matches!(check(&path), Err(Error::Untrusted { .. })));
         assert!(matches!(check(folder.path()), Err(Error::Io { .. })));
     }

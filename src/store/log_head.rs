@@ -47,12 +47,8 @@ impl LogHead {
         // connection is closed. The header is at its start, aligned as the mapping is.
         let head = unsafe {
             let place = std::ptr::from_mut(&mut file).cast::<c_void>();
-            let found = ffi::sqlite3_file_control(
-                connection.handle(),
-                c"main".as_ptr(),
-                ffi::SQLITE_FCNTL_FILE_POINTER,
-                place,
-            );
+            let found =
+                ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, place);
             if found != ffi::SQLITE_OK || file.is_null() {
                 return None;
             }

@@ -11,11 +11,7 @@ use super::{Connection, Error};
 pub type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
 /// Runs the steps a file lacks, all in one transaction. A file that is up to date is not written to.
-pub(super) fn run(
-    connection: &mut Connection,
-    path: &Path,
-    steps: &[Migration],
-) -> Result<(), Error> {
+pub(super) fn run(connection: &mut Connection, path: &Path, steps: &[Migration]) -> Result<(), Error> {
     if version(connection, path, steps)? == steps.len() {
         return Ok(());
     }
@@ -30,18 +26,10 @@ pub(super) fn run(
     Ok(())
 }
 
-fn version(
-    connection: &rusqlite::Connection,
-    path: &Path,
-    steps: &[Migration],
-) -> Result<usize, Error> {
+fn version(connection: &rusqlite::Connection, path: &Path, steps: &[Migration]) -> Result<usize, Error> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     match usize::try_from(found) {
         Ok(version) if version <= steps.len() => Ok(version),
-        _ => Err(Error::Newer {
-            path: path.to_owned(),
-            found,
-            known: steps.len() as i64,
-        }),
+        _ => Err(Error::Newer { path: path.to_owned(), found, known: steps.len() as i64 }),
     }
 }

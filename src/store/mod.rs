@@ -35,20 +35,13 @@ pub enum Error {
     ReadOnly(PathBuf),
     /// A later version of upshift (or another program) wrote the file.
     #[error("{path}: schema version {found}, this version knows {known}")]
-    Newer {
-        path: PathBuf,
-        found: i64,
-        known: i64,
-    },
+    Newer { path: PathBuf, found: i64, known: i64 },
     /// A bundled SQLite must not open a file that the interpreter's own copy holds open in this process.
     #[error("{0}: held open by another SQLite library in this process")]
     HeldElsewhere(PathBuf),
     /// The path cannot be used: missing folder, not a regular file, no permission.
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// SQLite refused: corrupt, locked, full, …
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
@@ -98,17 +91,8 @@ pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened,
     let reader = Reader::new(Connection::open(path)?)?;
     // The file that was checked is the one that was opened, not one put in its place meanwhile.
     if file::check(path)? != id {
-        return Err(Error::Untrusted {
-            path: path.to_owned(),
-            reason: "replaced while it was being opened",
-        });
+        return Err(Error::Untrusted { path: path.to_owned(), reason: "replaced while it was being opened" });
     }
     let log = file::id_of(&file::beside(path, "-wal"));
-    Ok(Opened {
-        path: path.to_owned(),
-        id,
-        log,
-        writer,
-        reader,
-    })
+    Ok(Opened { path: path.to_owned(), id, log, writer, reader })
 }

@@ -21,11 +21,7 @@ impl Reader {
         connection.only_reads()?;
         // Connects to the log.
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
-        Ok(Self {
-            head: LogHead::of(&connection),
-            connection,
-            snapshot: None,
-        })
+        Ok(Self { head: LogHead::of(&connection), connection, snapshot: None })
     }
 
     /// The state of the file, if it can be told without a read.
@@ -34,10 +30,7 @@ impl Reader {
     }
 
     /// Runs a read of the latest state.
-    pub fn read<T>(
-        &mut self,
-        job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
+    pub fn read<T>(&mut self, job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let Some(now) = self.state() else {
             return job(&self.connection);
         };
@@ -62,10 +55,7 @@ impl Reader {
     pub fn rest(&mut self) {
         if self.snapshot.take().is_some() {
             // A failed read may have ended it already.
-            let _ = self
-                .connection
-                .prepare_cached("COMMIT")
-                .and_then(|mut end| end.execute([]));
+            let _ = self.connection.prepare_cached("COMMIT").and_then(|mut end| end.execute([]));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Storage addressed by `u32`, grown in chunks.
 //!
-//! A `Vec` doubles: just after growing, half of it is air, and growing copies everything while the caller waits. Here only
-//! the last chunk grows by doubling, up to [`CHUNK`] items; full chunks never move.
+//! A `Vec` doubles: just after growing, half of it is air, and growing copies everything while the caller waits. Here
+//! only the last chunk grows by doubling, up to 2,048 items; full chunks never move.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ const CHUNK: usize = 1 << BITS;
 
 /// A growable array that never moves a full chunk.
 ///
-/// Invariant: every chunk but the last holds [`CHUNK`] items, the last at least one; `len` is their sum.
+/// Invariant: every chunk but the last holds `CHUNK` items, the last at least one; `len` is their sum.
 #[derive(Debug)]
 pub struct Chunks<T> {
     chunks: Vec<Vec<T>>,
@@ -67,6 +67,16 @@ impl<T> Chunks<T> {
     /// Makes `index` valid, adding copies of `fill`.
     #[inline]
     pub fn reach(&mut self, index: u32, fill: T)
+    where
+        T: Clone,
+    {
+        if self.len <= index as usize {
+            self.extend_to(index, fill);
+        }
+    }
+
+    #[cold]
+    fn extend_to(&mut self, index: u32, fill: T)
     where
         T: Clone,
     {

@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
 /// Evidence that the caller excludes all other users of an [`AttachedCell`] for as long as the value lives.
 ///
@@ -46,6 +48,17 @@ impl<T> AttachedCell<T> {
         result
     }
 
+    /// [`with`](Self::with) as a guard, for paths where the closure itself would be in the way of inlining.
+    ///
+    /// # Panics
+    /// If the cell is in use further up the stack.
+    #[inline(always)]
+    pub fn enter<X: Exclusion>(&self, _token: X) -> Entered<'_, T> {
+        assert!(!self.entered.get(), "AttachedCell entered twice");
+        self.entered.set(true);
+        Entered { cell: self, _unsendable: PhantomData }
+    }
+
     /// Like [`with`](Self::with), for the garbage collector's traversal, which may strike at any allocation and has no
     /// token to show: `None` if the cell is in use.
     ///
@@ -61,6 +74,38 @@ impl<T> AttachedCell<T> {
     }
 }
 
+/// Exclusive access to what an [`AttachedCell`] holds. Must not outlive the token it was made with: it cannot be sent to
+/// another thread, and no caller may detach while it lives.
+pub struct Entered<'a, T> {
+    cell: &'a AttachedCell<T>,
+    _unsendable: PhantomData<*const ()>,
+}
+
+impl<T> Deref for Entered<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: the `entered` flag is ours until the guard is dropped, and the token excluded other threads.
+        unsafe { &*self.cell.value.get() }
+    }
+}
+
+impl<T> DerefMut for Entered<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`.
+        unsafe { &mut *self.cell.value.get() }
+    }
+}
+
+impl<T> Drop for Entered<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.cell.entered.set(false);
+    }
+}
+
 /// Resets the flag also when the body unwinds.
 struct Leave<'a>(&'a Cell<bool>);
 
@@ -72,14 +117,16 @@ impl Drop for Leave<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::marker::PhantomData;
+
     use super::*;
 
     #[derive(Clone, Copy)]
-    struct Single(*const ());
+    struct Single(PhantomData<*const ()>);
     // SAFETY: the test runs on one thread.
     unsafe impl Exclusion for Single {}
 
-    const TOKEN: Single = Single(std::ptr::null());
+    const TOKEN: Single = Single(PhantomData);
 
     #[test]
     fn gives_access_and_returns_the_result() {

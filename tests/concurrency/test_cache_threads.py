@@ -67,7 +67,7 @@ def test_random_operations_keep_the_cache_sound(make, policy):
         lambda rng, key: cache.cleanup_expired(),
         lambda rng, key: cache.get_stats(),
         lambda rng, key: list(cache.cache.items()),
-        lambda rng, key: dict(cache.tags),
+        lambda rng, key: dict(cache.tags.items()),
         lambda rng, key: setattr(cache, "max_size", rng.choice((40, 50))),
         lambda rng, key: setattr(cache, "policy", policy),
         lambda rng, key: cache.clear() if rng.random() < 0.01 else None,

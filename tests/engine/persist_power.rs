@@ -24,11 +24,7 @@ fn durability_power_survives_and_the_others_stay_sound() {
         tier.put(&n.to_string(), row(&n.to_string())).unwrap();
         assert!(n % 5 != 4 || tier.delete("0").is_ok());
         assert_eq!(after_power_loss(&path, &n.to_string()), Some(n.to_string()));
-        assert_eq!(
-            after_power_loss(&path, "0").is_some(),
-            n < 4,
-            "a deleted row came back"
-        );
+        assert_eq!(after_power_loss(&path, "0").is_some(), n < 4, "a deleted row came back");
     }
     tier.close();
 
@@ -61,9 +57,7 @@ fn after_power_loss(path: &Path, key: &str) -> Option<String> {
     shim::restore(path, &found);
     {
         let tables = rusqlite::Connection::open(&found).unwrap();
-        let sound: String = tables
-            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-            .unwrap();
+        let sound: String = tables.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
         assert_eq!(sound, "ok");
     }
     let tier = open(&found);

@@ -178,7 +178,7 @@ def test_tags_and_patterns_reach_them(original, zone):  # openclaw C5, C7
     cache.close()
     """
     )
-    assert run_literal(program, original, env={"TZ": zone}) == (1, 1, None, 2)
+    assert run_literal(program, original, env={"TZ": zone}) == (1, 2, None, 1)  # "long" and "global"
     assert read(original, "SELECT * FROM cache_tags") == []
 
 

@@ -239,7 +239,7 @@ def test_nobody_who_can_write_rows_can_run_code(open_folder):  # openclaw C14
     program = """
     import sys
     from upshift import ResultCache
-    with ResultCache(enable_persistent=True, db_path=sys.argv[1], trust_legacy=True) as cache:
+    with ResultCache(enable_persistent=True, db_path=sys.argv[1]) as cache:
         loaded = cache.preload()
         print(([cache.get(f"planted{i}", "absent") for i in range(4)], loaded, cache.get_stats()["disk_errors"] > 0))
     """

@@ -671,8 +671,10 @@ def test_processes_that_start_together_agree(tmp_path):
 
 @pytest.mark.parametrize(
     "value",
-    ["", "a", "x" * 1000, "éa", "é" * 100, "ā" * 10, "😀" * 7, "\ud800", b"", b"x" * 100]
-    + [1, -1, 2**29, 2**30, 2**30 - 1, 2**60, -(2**62), 2**64, 2**1000, 0.5, 1j, None],
+    [
+        *("", "a", "x" * 1000, "éa", "é" * 100, "ā" * 10, "😀" * 7, "\ud800", b"", b"x" * 100),
+        *(1, -1, 2**29, 2**30, 2**30 - 1, 2**60, -(2**62), 2**64, 2**1000, 0.5, 1j, None),
+    ],
     ids=lambda value: repr(value)[:20],
 )
 def test_size_of_simple_values_is_exact(value):
@@ -731,7 +733,7 @@ def test_size_of_arrays():
     array = numpy.zeros(100_000)
     assert 800_000 <= _native._estimate_size(array) < 801_000
     assert 800_000 <= _native._estimate_size(array[:]) < 810_000
-    assert 100_000 <= _native._estimate_size(memoryview(bytes(100_000)))
+    assert _native._estimate_size(memoryview(bytes(100_000))) >= 100_000
 
 
 def test_size_survives_a_broken_sizeof():

@@ -20,7 +20,8 @@ _cache_lock = threading.Lock()
 
 def workspace() -> Path:
     """Default directory of the system's database files: `OPENCLAW_WORKSPACE`, else the current directory."""
-    return Path(os.environ.get("OPENCLAW_WORKSPACE") or os.getcwd())
+    chosen = os.environ.get("OPENCLAW_WORKSPACE")
+    return Path(chosen) if chosen else Path.cwd()
 
 
 def get_cache(max_size: int = 1000, default_ttl: float = 3600, enable_persistent: bool = False) -> ResultCache:

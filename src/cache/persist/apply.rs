@@ -22,12 +22,7 @@ pub(super) struct Applied {
 
 impl Shared {
     /// Writes one group in one transaction. On error nothing of it was written.
-    pub fn apply(
-        &self,
-        writer: &mut Connection,
-        batch: &Batch,
-        seen: i64,
-    ) -> rusqlite::Result<Applied> {
+    pub fn apply(&self, writer: &mut Connection, batch: &Batch, seen: i64) -> rusqlite::Result<Applied> {
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut group = Group {
             transaction: &transaction,
@@ -106,12 +101,8 @@ impl Group<'_> {
                      access_count = 0, last_accessed = ?6, size_bytes = ?7 WHERE cache_key = ?1",
             )?;
             statement.execute(values)?;
-            self.transaction
-                .prepare_cached("DELETE FROM cache_tags WHERE cache_key = ?1")?
-                .execute([key])?;
-            self.transaction
-                .prepare_cached("DELETE FROM upshift_functions WHERE cache_key = ?1")?
-                .execute([key])?;
+            self.transaction.prepare_cached("DELETE FROM cache_tags WHERE cache_key = ?1")?.execute([key])?;
+            self.transaction.prepare_cached("DELETE FROM upshift_functions WHERE cache_key = ?1")?.execute([key])?;
             self.log(&Change::Key(key.to_owned()))?;
         }
         for tag in &row.tags {
@@ -119,11 +110,8 @@ impl Group<'_> {
             self.transaction.prepare_cached(sql)?.execute([key, tag])?;
         }
         if let Some(function) = &row.function {
-            let sql =
-                "INSERT OR REPLACE INTO upshift_functions (cache_key, function) VALUES (?1, ?2)";
-            self.transaction
-                .prepare_cached(sql)?
-                .execute([key, function])?;
+            let sql = "INSERT OR REPLACE INTO upshift_functions (cache_key, function) VALUES (?1, ?2)";
+            self.transaction.prepare_cached(sql)?.execute([key, function])?;
         }
         Ok(())
     }
@@ -144,9 +132,7 @@ impl Group<'_> {
         if *command == Command::Clear {
             // References first: then no row has any to look for.
             for table in ["cache_tags", "upshift_functions", "result_cache"] {
-                self.transaction
-                    .prepare_cached(&format!("DELETE FROM {table}"))?
-                    .execute([])?;
+                self.transaction.prepare_cached(&format!("DELETE FROM {table}"))?.execute([])?;
             }
         } else {
             for (key, _) in &found {
@@ -157,18 +143,11 @@ impl Group<'_> {
         if let Some(change) = command.change() {
             self.log(&change)?;
         }
-        Ok(found
-            .into_iter()
-            .filter_map(|(key, listed)| listed.then_some(key))
-            .collect())
+        Ok(found.into_iter().filter_map(|(key, listed)| listed.then_some(key)).collect())
     }
 
     fn delete(&self, key: &str) -> rusqlite::Result<bool> {
-        Ok(self
-            .transaction
-            .prepare_cached("DELETE FROM result_cache WHERE cache_key = ?1")?
-            .execute([key])?
-            > 0)
+        Ok(self.transaction.prepare_cached("DELETE FROM result_cache WHERE cache_key = ?1")?.execute([key])? > 0)
     }
 
     fn touch(&self, batch: &Batch) -> rusqlite::Result<()> {
@@ -176,12 +155,9 @@ impl Group<'_> {
         keys.sort_unstable();
         for key in keys {
             let touch = &batch.touches[key];
-            let sql = "UPDATE result_cache SET access_count = access_count + ?2, last_accessed = ?3 WHERE cache_key = ?1";
-            self.transaction.prepare_cached(sql)?.execute(params![
-                key,
-                touch.count,
-                time::to_text(touch.at, false)
-            ])?;
+            let sql =
+                "UPDATE result_cache SET access_count = access_count + ?2, last_accessed = ?3 WHERE cache_key = ?1";
+            self.transaction.prepare_cached(sql)?.execute(params![key, touch.count, time::to_text(touch.at, false)])?;
         }
         Ok(())
     }

@@ -36,10 +36,7 @@ struct Rest {
 
 impl Cursor {
     pub fn new(stored: i64, here: u64) -> Self {
-        Self {
-            stored: AtomicI64::new(stored),
-            rest: Mutex::new(Rest { state: None, here }),
-        }
+        Self { stored: AtomicI64::new(stored), rest: Mutex::new(Rest { state: None, here }) }
     }
 
     pub fn stored(&self) -> i64 {
@@ -74,9 +71,7 @@ impl News {
             return vec![Change::All];
         }
         let new = self.items.iter().skip((position - first) as usize);
-        new.filter(|(author, _)| *author != handle)
-            .map(|(_, change)| change.clone())
-            .collect()
+        new.filter(|(author, _)| *author != handle).map(|(_, change)| change.clone()).collect()
     }
 }
 
@@ -85,11 +80,7 @@ impl Shared {
         let mut rest = cursor.rest.lock();
         let mut changes = {
             let state = self.state.lock();
-            let changes = if state.news.next() == rest.here {
-                Vec::new()
-            } else {
-                state.news.since(rest.here, handle)
-            };
+            let changes = if state.news.next() == rest.here { Vec::new() } else { state.news.since(rest.here, handle) };
             rest.here = state.news.next();
             changes
         };
@@ -123,14 +114,10 @@ struct Found {
 }
 
 fn stored_since(connection: &Connection, position: i64, origin: i64) -> rusqlite::Result<Found> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seq, origin, kind, subject FROM upshift_changes WHERE seq > ?1 ORDER BY seq",
-    )?;
+    let mut statement = connection
+        .prepare_cached("SELECT seq, origin, kind, subject FROM upshift_changes WHERE seq > ?1 ORDER BY seq")?;
     let mut rows = statement.query([position])?;
-    let mut found = Found {
-        last: position,
-        changes: Vec::new(),
-    };
+    let mut found = Found { last: position, changes: Vec::new() };
     while let Some(row) = rows.next()? {
         let seq: i64 = row.get(0)?;
         if found.last == position && seq != position + 1 {
@@ -147,29 +134,16 @@ fn stored_since(connection: &Connection, position: i64, origin: i64) -> rusqlite
 
 /// The last change in the table.
 pub(super) fn last(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row(
-        "SELECT ifnull(max(seq), 0) FROM upshift_changes",
-        [],
-        |row| row.get(0),
-    )
+    connection.query_row("SELECT ifnull(max(seq), 0) FROM upshift_changes", [], |row| row.get(0))
 }
 
 /// Adds a change and returns its number.
-pub(super) fn log(
-    connection: &Connection,
-    origin: i64,
-    at: i64,
-    change: &Change,
-) -> rusqlite::Result<i64> {
+pub(super) fn log(connection: &Connection, origin: i64, at: i64, change: &Change) -> rusqlite::Result<i64> {
     let (kind, subject) = encode(change);
     let sql = "INSERT INTO upshift_changes (origin, at, kind, subject) VALUES (?1, ?2, ?3, ?4)";
-    let seq = connection
-        .prepare_cached(sql)?
-        .insert(params![origin, at, kind, subject])?;
+    let seq = connection.prepare_cached(sql)?.insert(params![origin, at, kind, subject])?;
     if seq % TRIM_EVERY == 0 {
-        connection
-            .prepare_cached("DELETE FROM upshift_changes WHERE seq <= ?1")?
-            .execute([seq - KEPT])?;
+        connection.prepare_cached("DELETE FROM upshift_changes WHERE seq <= ?1")?.execute([seq - KEPT])?;
     }
     Ok(seq)
 }
@@ -202,19 +176,11 @@ pub(super) struct Foreign {
     wider: Vec<(Change, i64)>,
 }
 
-pub(super) fn foreign_since(
-    connection: &Connection,
-    position: i64,
-    origin: i64,
-) -> rusqlite::Result<Foreign> {
-    let mut statement = connection.prepare_cached(
-        "SELECT seq, origin, at, kind, subject FROM upshift_changes WHERE seq > ?1 ORDER BY seq",
-    )?;
+pub(super) fn foreign_since(connection: &Connection, position: i64, origin: i64) -> rusqlite::Result<Foreign> {
+    let mut statement = connection
+        .prepare_cached("SELECT seq, origin, at, kind, subject FROM upshift_changes WHERE seq > ?1 ORDER BY seq")?;
     let mut rows = statement.query([position])?;
-    let mut foreign = Foreign {
-        last: position,
-        ..Foreign::default()
-    };
+    let mut foreign = Foreign { last: position, ..Foreign::default() };
     while let Some(row) = rows.next()? {
         foreign.last = row.get(0)?;
         if row.get::<_, i64>(1)? == origin {
@@ -235,9 +201,7 @@ impl Foreign {
         if self.keys.get(&*write.key).is_some_and(|at| *at > write.at) {
             return true;
         }
-        self.wider
-            .iter()
-            .any(|(change, at)| *at > write.at && touches(change, write))
+        self.wider.iter().any(|(change, at)| *at > write.at && touches(change, write))
     }
 }
 

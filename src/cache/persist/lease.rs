@@ -36,10 +36,7 @@ impl Shared {
     pub fn lease_acquire(&self, key: &str, ttl: Duration) -> Result<Option<Lease>> {
         // Most callers find it taken, and need not keep others from writing to see that.
         let now = clock::epoch_micros();
-        if self
-            .read(|reader| holder(reader, key))?
-            .is_some_and(|holder| self.is_held(&holder, now))
-        {
+        if self.read(|reader| holder(reader, key))?.is_some_and(|holder| self.is_held(&holder, now)) {
             return Ok(None);
         }
         let token = registry::random();
@@ -65,18 +62,12 @@ impl Shared {
         self.with_writer(|writer| {
             let sql = "UPDATE upshift_leases SET deadline = ?3 WHERE lease_key = ?1 AND token = ?2";
             let until = deadline(clock::epoch_micros(), ttl);
-            Ok(writer
-                .prepare_cached(sql)?
-                .execute(params![lease.key, lease.token, until])?
-                > 0)
+            Ok(writer.prepare_cached(sql)?.execute(params![lease.key, lease.token, until])? > 0)
         })
     }
 
     /// Runs a job on the writing connection, between two groups of writes.
-    fn with_writer<T>(
-        &self,
-        job: impl FnOnce(&mut rusqlite::Connection) -> rusqlite::Result<T>,
-    ) -> Result<T> {
+    fn with_writer<T>(&self, job: impl FnOnce(&mut rusqlite::Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut state = self.state.lock();
         let mut writer = loop {
             if state.closed {
@@ -104,25 +95,16 @@ impl Shared {
 
 fn holder(connection: &Connection, key: &str) -> rusqlite::Result<Option<Holder>> {
     connection
-        .prepare_cached(
-            "SELECT host, pid, started, deadline FROM upshift_leases WHERE lease_key = ?1",
-        )?
+        .prepare_cached("SELECT host, pid, started, deadline FROM upshift_leases WHERE lease_key = ?1")?
         .query_row([key], |row| {
-            Ok(Holder {
-                host: row.get(0)?,
-                pid: row.get(1)?,
-                started: row.get(2)?,
-                deadline: row.get(3)?,
-            })
+            Ok(Holder { host: row.get(0)?, pid: row.get(1)?, started: row.get(2)?, deadline: row.get(3)? })
         })
         .optional()
 }
 
 pub(super) fn release(connection: &Connection, key: &str, token: i64) -> rusqlite::Result<()> {
     let sql = "DELETE FROM upshift_leases WHERE lease_key = ?1 AND token = ?2";
-    connection
-        .prepare_cached(sql)?
-        .execute(params![key, token])?;
+    connection.prepare_cached(sql)?.execute(params![key, token])?;
     Ok(())
 }
 
@@ -154,11 +136,7 @@ fn started_here() -> i64 {
     let pid = pid();
     let (of, started) = *STARTED.get_or_init(|| (pid, started_at(pid).unwrap_or_default()));
     // A forked child inherits the parent's.
-    if of == pid {
-        started
-    } else {
-        started_at(pid).unwrap_or_default()
-    }
+    if of == pid { started } else { started_at(pid).unwrap_or_default() }
 }
 
 /// Start time of a running process in clock ticks since boot; `None` if there is none, or only its unreaped remains.

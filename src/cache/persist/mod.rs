@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use lease::Lease;
-use pending::{Command, Op};
+use pending::{Command, Op, Seq};
 use registry::Handle;
 pub use registry::{after_fork_child, after_fork_parent, before_fork};
 pub use shared::Queued;
@@ -83,10 +83,7 @@ pub struct Row {
 impl Row {
     /// Whether the row under `key` is a result of the decorated function `name`: recorded as one, or by its key.
     fn belongs_to(&self, key: &str, name: &str) -> bool {
-        let prefixed = || {
-            key.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with(':'))
-        };
+        let prefixed = || key.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
         self.function.as_deref() == Some(name) || prefixed()
     }
 
@@ -107,6 +104,11 @@ pub enum Change {
     /// Everything, or more than could be kept track of.
     All,
 }
+
+/// A removal that was accepted; goes to [`DiskTier::settle`].
+#[derive(Debug)]
+#[must_use]
+pub struct Submitted(Seq);
 
 #[derive(Debug, thiserror::Error)]
 pub enum PersistError {
@@ -154,17 +156,13 @@ impl DiskTier {
     /// Fails without touching the file if another user owns it or anyone may write to it, if it is read-only, of a later
     /// version, or not a database.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Ok(Self {
-            handle: Arc::new(Handle::open(path.as_ref(), options)?),
-        })
+        Ok(Self { handle: Arc::new(Handle::open(path.as_ref(), options)?) })
     }
 
     /// Opens the file as another process would, without sharing anything with other handles of this one.
     #[doc(hidden)]
     pub fn open_apart(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Ok(Self {
-            handle: Arc::new(Handle::open_apart(path.as_ref(), options)?),
-        })
+        Ok(Self { handle: Arc::new(Handle::open_apart(path.as_ref(), options)?) })
     }
 
     pub fn options(&self) -> Options {
@@ -185,8 +183,7 @@ impl DiskTier {
     pub fn queue(&self, key: &str, row: Row) -> Result<Queued> {
         let tier = self.handle.tier()?;
         let wait = self.handle.options().durability != Durability::Memory;
-        tier.shared
-            .queue(key, Op::Put(Arc::new(row)), wait, tier.id)
+        tier.shared.queue(key, Op::Put(Arc::new(row)), wait, tier.id)
     }
 
     /// [`discard`](Self::discard) that never blocks.
@@ -225,6 +222,25 @@ impl DiskTier {
     pub fn touched(&self, key: &str, reads: u32) -> Result<()> {
         self.handle.tier()?.shared.touch(key, i64::from(reads));
         Ok(())
+    }
+
+    /// Accepts a removal without blocking: it has its place in the order of writes when this returns.
+    /// [`settle`](Self::settle) carries it out.
+    pub fn submit(&self, removal: Change) -> Result<Submitted> {
+        let command = match removal {
+            Change::Key(key) => Command::Delete(key),
+            Change::Tag(tag) => Command::Tag(tag),
+            Change::Pattern(part) => Command::Pattern(part),
+            Change::Function(name) => Command::Function(name),
+            Change::All => Command::Clear,
+        };
+        let tier = self.handle.tier()?;
+        Ok(Submitted(tier.shared.submit(command, tier.id)?))
+    }
+
+    /// Carries out a submitted removal. Returns the keys of the live rows that it removed. Blocks for the commit.
+    pub fn settle(&self, submitted: Submitted) -> Result<Vec<String>> {
+        Ok(self.handle.tier()?.shared.settle(submitted.0))
     }
 
     /// Removes a row. Returns whether there was a live one.
@@ -293,10 +309,7 @@ impl DiskTier {
     /// About 2 µs while the file is unchanged. After a failed read, which is counted, the result may be incomplete and
     /// the next call catches up.
     pub fn changes(&self) -> Vec<Change> {
-        self.handle.tier().map_or_else(
-            |_| Vec::new(),
-            |tier| tier.shared.changes(tier.id, &tier.cursor),
-        )
+        self.handle.tier().map_or_else(|_| Vec::new(), |tier| tier.shared.changes(tier.id, &tier.cursor))
     }
 
     /// Takes the lease on a key for `ttl`. `None` while someone else holds it.
@@ -313,10 +326,7 @@ impl DiskTier {
 
     /// Gives a lease back, after the writes accepted before: whoever takes it next finds their rows. Blocks for the commit.
     pub fn lease_release(&self, lease: Lease) -> Result<()> {
-        self.remove(Command::ReleaseLease {
-            key: lease.key,
-            token: lease.token,
-        })?;
+        self.remove(Command::ReleaseLease { key: lease.key, token: lease.token })?;
         Ok(())
     }
 

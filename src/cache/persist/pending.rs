@@ -136,15 +136,7 @@ impl Pending {
                 true => (slot.seq, false),
                 false => (self.next(), true),
             };
-            self.slots.insert(
-                Arc::clone(&name),
-                Slot {
-                    seq,
-                    at,
-                    queued: true,
-                    op,
-                },
-            );
+            self.slots.insert(Arc::clone(&name), Slot { seq, at, queued: true, op });
             if fresh {
                 self.log.push_back((seq, Entry::Key(name)));
             }
@@ -153,15 +145,7 @@ impl Pending {
         let seq = self.next();
         let name: Arc<str> = key.into();
         self.log.push_back((seq, Entry::Key(Arc::clone(&name))));
-        self.slots.insert(
-            name,
-            Slot {
-                seq,
-                at,
-                queued: true,
-                op,
-            },
-        );
+        self.slots.insert(name, Slot { seq, at, queued: true, op });
         seq
     }
 
@@ -175,12 +159,7 @@ impl Pending {
 
     pub fn touch(&mut self, key: &str, reads: i64, at: i64) {
         match self.touches.get_mut(key) {
-            Some(touch) => {
-                *touch = Touch {
-                    count: touch.count + reads,
-                    at,
-                }
-            }
+            Some(touch) => *touch = Touch { count: touch.count + reads, at },
             None => drop(self.touches.insert(key.into(), Touch { count: reads, at })),
         }
     }
@@ -192,9 +171,7 @@ impl Pending {
 
     /// All latest operations with their numbers, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, Seq, &Op)> {
-        self.slots
-            .iter()
-            .map(|(key, slot)| (key, slot.seq, &slot.op))
+        self.slots.iter().map(|(key, slot)| (key, slot.seq, &slot.op))
     }
 
     pub fn bytes(&self) -> usize {
@@ -230,11 +207,7 @@ impl Pending {
     /// Takes the oldest operations, up to about these limits. Whatever was taken goes to either [`Self::committed`] or
     /// [`Self::failed`] before the next call.
     pub fn take(&mut self, max_rows: usize, max_bytes: usize) -> Batch {
-        let mut batch = Batch {
-            touches: std::mem::take(&mut self.touches),
-            wipe: self.wipe,
-            ..Batch::default()
-        };
+        let mut batch = Batch { touches: std::mem::take(&mut self.touches), wipe: self.wipe, ..Batch::default() };
         let (mut rows, mut bytes) = (0, 0);
         let mut writes = Vec::new();
         while rows < max_rows && bytes < max_bytes {
@@ -253,12 +226,7 @@ impl Pending {
                     if let Some(slot) = self.slots.get_mut(&key).filter(|slot| slot.seq == seq) {
                         slot.queued = false;
                         bytes += weight(&key, &slot.op);
-                        writes.push(Write {
-                            seq,
-                            at: slot.at,
-                            key,
-                            op: slot.op.clone(),
-                        });
+                        writes.push(Write { seq, at: slot.at, key, op: slot.op.clone() });
                     }
                 }
             }
@@ -283,11 +251,7 @@ impl Pending {
                 Step::Command(..) => self.bytes = self.bytes.saturating_sub(ENTRY_BYTES),
                 Step::Writes(writes) => {
                     for write in writes {
-                        if self
-                            .slots
-                            .get(&write.key)
-                            .is_some_and(|slot| slot.seq == write.seq)
-                        {
+                        if self.slots.get(&write.key).is_some_and(|slot| slot.seq == write.seq) {
                             self.slots.remove(&write.key);
                             self.bytes = self.bytes.saturating_sub(weight(&write.key, &write.op));
                         }
@@ -313,20 +277,13 @@ impl Pending {
         }
         back.sort_unstable_by_key(|write| write.seq);
         for write in back.into_iter().rev() {
-            if let Some(slot) = self
-                .slots
-                .get_mut(&write.key)
-                .filter(|slot| slot.seq == write.seq)
-            {
+            if let Some(slot) = self.slots.get_mut(&write.key).filter(|slot| slot.seq == write.seq) {
                 slot.queued = true;
                 self.log.push_front((write.seq, Entry::Key(write.key)));
             }
         }
         for (key, touch) in batch.touches {
-            let sum = self.touches.entry(key).or_insert(Touch {
-                count: 0,
-                at: touch.at,
-            });
+            let sum = self.touches.entry(key).or_insert(Touch { count: 0, at: touch.at });
             sum.count += touch.count;
             sum.at = sum.at.max(touch.at);
         }

@@ -28,8 +28,7 @@ SELECT r.cache_value, r.ttl_seconds, r.created_at, r.expires_at,
     (SELECT function FROM upshift_functions f WHERE f.cache_key = ?1), t.tag
 FROM result_cache r LEFT JOIN cache_tags t ON t.cache_key = r.cache_key WHERE r.cache_key = ?1";
 
-const LIVE: &str =
-    "SELECT 1 FROM result_cache WHERE cache_key = ?1 AND (expires_at IS NULL OR expires_at > ?2)";
+const LIVE: &str = "SELECT 1 FROM result_cache WHERE cache_key = ?1 AND (expires_at IS NULL OR expires_at > ?2)";
 
 const RECENT: &str = "
 SELECT cache_key FROM result_cache WHERE expires_at IS NULL OR expires_at > ?1
@@ -60,9 +59,7 @@ impl Shared {
             Known::Row(row) => Ok(row.is_live(now).then(|| Row::clone(&row))),
             Known::Gone => Ok(None),
             // A commit in between moves the row from the pending ones to the disk, so it is found there.
-            Known::Nothing => self
-                .read(|reader| load(reader, key))
-                .map(|row| row.filter(|row| row.is_live(now))),
+            Known::Nothing => self.read(|reader| load(reader, key)).map(|row| row.filter(|row| row.is_live(now))),
         }
     }
 
@@ -71,11 +68,9 @@ impl Shared {
         match self.known(key)? {
             Known::Row(row) => Ok(row.is_live(now)),
             Known::Gone => Ok(false),
-            Known::Nothing => self.read(|reader| {
-                reader
-                    .prepare_cached(LIVE)?
-                    .exists(params![key, time::to_text(now, true)])
-            }),
+            Known::Nothing => {
+                self.read(|reader| reader.prepare_cached(LIVE)?.exists(params![key, time::to_text(now, true)]))
+            }
         }
     }
 
@@ -98,21 +93,17 @@ impl Shared {
         let wanted = i64::try_from(limit.saturating_add(rows.len())).unwrap_or(i64::MAX);
         let stored: Vec<String> = self.read(|reader| {
             let mut statement = reader.prepare_cached(RECENT)?;
-            let keys =
-                statement.query_map(params![time::to_text(now, true), wanted], |row| row.get(0))?;
+            let keys = statement.query_map(params![time::to_text(now, true), wanted], |row| row.get(0))?;
             keys.collect()
         })?;
-        let early: std::collections::HashSet<String> =
-            rows.iter().map(|(key, _)| key.clone()).collect();
+        let early: std::collections::HashSet<String> = rows.iter().map(|(key, _)| key.clone()).collect();
         for keys in stored.chunks(PRELOAD_AT_ONCE) {
             if rows.len() >= limit {
                 break;
             }
             let hidden: Vec<bool> = {
                 let state = self.state.lock();
-                keys.iter()
-                    .map(|key| state.pending.is_wiped() || state.pending.get(key).is_some())
-                    .collect()
+                keys.iter().map(|key| state.pending.is_wiped() || state.pending.get(key).is_some()).collect()
             };
             self.read(|reader| {
                 for (key, hidden) in keys.iter().zip(hidden) {
@@ -161,10 +152,7 @@ impl Shared {
     }
 
     /// Runs a read; the caller notes a failure.
-    pub fn read_quietly<T>(
-        &self,
-        job: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T> {
+    pub fn read_quietly<T>(&self, job: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut reader = self.reader()?;
         let result = reader.read(job);
         if reader.is_reading() && !self.resting.swap(true, Ordering::Relaxed) {
@@ -203,22 +191,14 @@ impl Shared {
 
 /// The stored rows a command removes, and whether each is to be reported: live ones, or any if the command is about
 /// expired ones.
-pub(super) fn matching(
-    connection: &Connection,
-    command: &Command,
-    now: i64,
-) -> rusqlite::Result<Vec<(String, bool)>> {
+pub(super) fn matching(connection: &Connection, command: &Command, now: i64) -> rusqlite::Result<Vec<(String, bool)>> {
     let (sql, subject) = match command {
         Command::Delete(key) => ("r.cache_key = ?1", key.as_str()),
-        Command::Tag(tag) => (
-            "r.cache_key IN (SELECT cache_key FROM cache_tags WHERE tag = ?1)",
-            tag.as_str(),
-        ),
+        Command::Tag(tag) => ("r.cache_key IN (SELECT cache_key FROM cache_tags WHERE tag = ?1)", tag.as_str()),
         // The inner query is answered from the index of the keys alone.
-        Command::Pattern(part) => (
-            "r.rowid IN (SELECT rowid FROM result_cache WHERE instr(cache_key, ?1) > 0)",
-            part.as_str(),
-        ),
+        Command::Pattern(part) => {
+            ("r.rowid IN (SELECT rowid FROM result_cache WHERE instr(cache_key, ?1) > 0)", part.as_str())
+        }
         // Keys of its own making are recorded; the others begin with the name and ':', and ';' is the next character.
         Command::Function(name) => (
             "r.cache_key IN (SELECT cache_key FROM upshift_functions WHERE function = ?1)
@@ -230,9 +210,7 @@ pub(super) fn matching(
             let sql = "SELECT cache_key FROM result_cache WHERE expires_at <= ?1 LIMIT ?2";
             let mut statement = connection.prepare_cached(sql)?;
             let limit = params![time::to_text(now, true), EXPIRED_AT_ONCE as i64];
-            return statement
-                .query_map(limit, |row| Ok((row.get(0)?, true)))?
-                .collect();
+            return statement.query_map(limit, |row| Ok((row.get(0)?, true)))?.collect();
         }
         Command::ReleaseLease { .. } | Command::Nothing => return Ok(Vec::new()),
     };
@@ -240,11 +218,7 @@ pub(super) fn matching(
         "SELECT r.cache_key, r.expires_at IS NULL OR r.expires_at > ?2 FROM result_cache r WHERE {sql} ORDER BY r.cache_key"
     );
     let mut statement = connection.prepare_cached(&sql)?;
-    statement
-        .query_map(params![subject, time::to_text(now, true)], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?
-        .collect()
+    statement.query_map(params![subject, time::to_text(now, true)], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 fn load(reader: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
@@ -263,14 +237,10 @@ fn load(reader: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
     };
     let blob = match line.get_ref(0)? {
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes.to_vec(),
-        _ => return Ok(None),
+        // No value of ours; empty is none either.
+        _ => Vec::new(),
     };
-    let created = line
-        .get_ref(2)?
-        .as_str()
-        .ok()
-        .and_then(time::from_text)
-        .unwrap_or_default();
+    let created = line.get_ref(2)?.as_str().ok().and_then(time::from_text).unwrap_or_default();
     let ttl_seconds = line.get_ref(1)?.as_i64().ok();
     let function = line.get(4)?;
     let mut tags = Vec::new();
@@ -278,12 +248,5 @@ fn load(reader: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
     while let Some(line) = lines.next()? {
         tags.extend(line.get::<_, Option<String>>(5)?);
     }
-    Ok(Some(Row {
-        blob,
-        ttl_seconds,
-        created,
-        expires,
-        tags,
-        function,
-    }))
+    Ok(Some(Row { blob, ttl_seconds, created, expires, tags, function }))
 }

@@ -85,16 +85,8 @@ impl Handle {
 
     fn with(tier: Tier, path: &Path, options: Options) -> Self {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let handle = Self {
-            path,
-            options,
-            closed: AtomicBool::new(false),
-            tier: PerProcess::new(),
-        };
-        handle.tier.get(|_| Attached {
-            pid: pid(),
-            tier: Some(tier),
-        });
+        let handle = Self { path, options, closed: AtomicBool::new(false), tier: PerProcess::new() };
+        handle.tier.get(|_| Attached { pid: pid(), tier: Some(tier) });
         handle
     }
 
@@ -110,14 +102,9 @@ impl Handle {
         let mut failed = None;
         let attached = self.tier.get(|parent| {
             // What others changed since the fork is still to be read.
-            let position = parent
-                .and_then(|parent| parent.tier.as_ref())
-                .map(|tier| tier.cursor.stored());
+            let position = parent.and_then(|parent| parent.tier.as_ref()).map(|tier| tier.cursor.stored());
             let tier = attach(&self.path, self.options, position);
-            Attached {
-                pid: pid(),
-                tier: tier.map_err(|error| failed = Some(error)).ok(),
-            }
+            Attached { pid: pid(), tier: tier.map_err(|error| failed = Some(error)).ok() }
         });
         if let Some(error) = failed {
             log::warn!(target: "upshift.cache", "disk tier not available after fork: {error}");
@@ -129,10 +116,7 @@ impl Handle {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        let Some(Attached {
-            tier: Some(tier), ..
-        }) = self.tier.peek()
-        else {
+        let Some(Attached { tier: Some(tier), .. }) = self.tier.peek() else {
             return;
         };
         let files = registry().files.lock();
@@ -163,9 +147,7 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
         }
         // Someone deleted the file that other handles have open under this name. Its logs still bear the name, so it has
         // to be closed before the new file is opened; those handles stay closed.
-        let replaced = files
-            .iter()
-            .find(|(other, entry)| **other != id && entry.path == path);
+        let replaced = files.iter().find(|(other, entry)| **other != id && entry.path == path);
         match replaced.map(|(_, entry)| entry.shared.upgrade()) {
             Some(Some(shared)) => files = shut_down(files, &shared),
             _ => break (path, id),
@@ -175,20 +157,13 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
         return tie(shared, options, position);
     }
     let shared = open_shared(&path, id.clone())?;
-    let entry = Entry {
-        path,
-        shared: Arc::downgrade(&shared),
-        closing: false,
-    };
+    let entry = Entry { path, shared: Arc::downgrade(&shared), closing: false };
     files.insert(id, entry);
     tie(shared, options, position)
 }
 
 /// Closes an instance. Whoever opens the file meanwhile waits.
-fn shut_down(
-    mut files: MutexGuard<'static, Files>,
-    shared: &Arc<Shared>,
-) -> MutexGuard<'static, Files> {
+fn shut_down(mut files: MutexGuard<'static, Files>, shared: &Arc<Shared>) -> MutexGuard<'static, Files> {
     let is_this = |entry: &Entry| entry.shared.as_ptr() == Arc::as_ptr(shared);
     let entry = files.get_mut(&shared.id).filter(|entry| is_this(entry));
     let registered = entry.map(|entry| entry.closing = true).is_some();
@@ -225,11 +200,7 @@ fn tie(shared: Arc<Shared>, options: Options, position: Option<i64>) -> Result<T
     state.handles += 1;
     let cursor = Cursor::new(stored, state.news.next());
     drop(state);
-    Ok(Tier {
-        shared,
-        id: HANDLES.fetch_add(1, Ordering::Relaxed),
-        cursor,
-    })
+    Ok(Tier { shared, id: HANDLES.fetch_add(1, Ordering::Relaxed), cursor })
 }
 
 fn registry() -> &'static Registry {
@@ -263,14 +234,8 @@ pub fn before_fork() {
             break;
         }
     }
-    let shared: Vec<_> = files
-        .values()
-        .filter_map(|entry| entry.shared.upgrade())
-        .collect();
-    let parked = shared
-        .into_iter()
-        .map(|shared| park(shared, deadline))
-        .collect();
+    let shared: Vec<_> = files.values().filter_map(|entry| entry.shared.upgrade()).collect();
+    let parked = shared.into_iter().map(|shared| park(shared, deadline)).collect();
     HELD.with(|held| *held.borrow_mut() = Some(Held { files, parked }));
 }
 
@@ -279,12 +244,7 @@ pub fn after_fork_parent() {
     let Some(Held { files, parked }) = HELD.with(RefCell::take) else {
         return;
     };
-    for Parked {
-        shared,
-        writer,
-        reader,
-    } in parked
-    {
+    for Parked { shared, writer, reader } in parked {
         if let Some(reader) = reader {
             let mut seat = shared.reader.lock();
             if matches!(*seat, Seat::Away) {
@@ -329,11 +289,7 @@ fn park(shared: Arc<Shared>, deadline: Instant) -> Parked {
         },
         None => None,
     };
-    Parked {
-        shared,
-        writer,
-        reader,
-    }
+    Parked { shared, writer, reader }
 }
 
 /// An unpredictable number, different in a forked child.

@@ -55,10 +55,7 @@ CREATE TABLE upshift_leases (
 
 fn first(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let old = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'result_cache'";
-    let old = transaction
-        .query_row(old, [], |_| Ok(()))
-        .optional()?
-        .is_some();
+    let old = transaction.query_row(old, [], |_| Ok(())).optional()?.is_some();
     transaction.execute_batch(TABLES)?;
     if old {
         transaction.execute_batch(LOCAL_TO_UTC)?;
@@ -79,5 +76,4 @@ UPDATE result_cache SET expires_at = strftime('%Y-%m-%d %H:%M:%S', substr(expire
 ";
 
 /// It never enabled foreign keys, so tags outlived their rows.
-const DROP_ORPHANS: &str =
-    "DELETE FROM cache_tags WHERE cache_key NOT IN (SELECT cache_key FROM result_cache);";
+const DROP_ORPHANS: &str = "DELETE FROM cache_tags WHERE cache_key NOT IN (SELECT cache_key FROM result_cache);";

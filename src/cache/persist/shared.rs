@@ -178,6 +178,12 @@ impl Shared {
 
     /// Runs a command in its place in the order of writes and returns the keys it removed.
     pub fn run(&self, command: Command, handle: u64) -> Result<Vec<String>> {
+        let seq = self.submit(command, handle)?;
+        Ok(self.settle(seq))
+    }
+
+    /// Gives a command its place in the order of writes; [`settle`](Self::settle) must follow.
+    pub fn submit(&self, command: Command, handle: u64) -> Result<Seq> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(PersistError::Closed);
@@ -185,16 +191,17 @@ impl Shared {
         if let Some(change) = command.change() {
             state.tell(handle, || change);
         }
-        let seq = state.pending.command(command);
-        let failing = state.failing.is_some();
-        drop(state);
-        if failing {
+        Ok(state.pending.command(command))
+    }
+
+    /// Sees a submitted command through and returns the keys it removed.
+    pub fn settle(&self, seq: Seq) -> Vec<String> {
+        if self.state.lock().failing.is_some() {
             self.resolve_commands();
         } else {
             self.drive(seq, None);
         }
-        let mut state = self.state.lock();
-        Ok(state.replies.remove(&seq).unwrap_or_default())
+        self.state.lock().replies.remove(&seq).unwrap_or_default()
     }
 
     pub fn touch(&self, key: &str, reads: i64) {

@@ -35,34 +35,21 @@ pub(super) fn to_text(micros: i64, fraction: bool) -> String {
 /// Unix microseconds of `YYYY-MM-DD HH:MM:SS[.f…]`, `T` allowed in place of the blank. `None` for any other text.
 pub(super) fn from_text(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
-    let marks = [
-        (4, b"--"),
-        (7, b"--"),
-        (10, b" T"),
-        (13, b"::"),
-        (16, b"::"),
-    ];
-    if bytes.len() < 19
-        || marks
-            .iter()
-            .any(|(at, either)| !either.contains(&bytes[*at]))
-    {
+    let marks = [(4, b"--"), (7, b"--"), (10, b" T"), (13, b"::"), (16, b"::")];
+    if bytes.len() < 19 || marks.iter().any(|(at, either)| !either.contains(&bytes[*at])) {
         return None;
     }
     let number = |from: usize, to: usize| {
-        bytes[from..to].iter().try_fold(0_i64, |sum, byte| {
-            byte.is_ascii_digit()
-                .then(|| sum * 10 + i64::from(byte - b'0'))
-        })
+        bytes[from..to]
+            .iter()
+            .try_fold(0_i64, |sum, byte| byte.is_ascii_digit().then(|| sum * 10 + i64::from(byte - b'0')))
     };
     let (month, day) = (number(5, 7)?, number(8, 10)?);
     if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    let seconds = days_until(number(0, 4)?, month, day) * DAY
-        + number(11, 13)? * 3600
-        + number(14, 16)? * 60
-        + number(17, 19)?;
+    let seconds =
+        days_until(number(0, 4)?, month, day) * DAY + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
     let fraction = match &bytes[19..] {
         [] => 0,
         [b'.', digits @ ..] => {
@@ -73,9 +60,7 @@ pub(super) fn from_text(text: &str) -> Option<i64> {
             if !digits.iter().all(u8::is_ascii_digit) {
                 return None;
             }
-            padded
-                .iter()
-                .fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'))
+            padded.iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'))
         }
         _ => return None,
     };
@@ -102,11 +87,7 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let march_month = (5 * of_year + 2) / 153;
     let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (era * 400 + year + i64::from(month <= 2), month, day)
 }
 
@@ -126,10 +107,7 @@ mod tests {
             assert_eq!(from_text(text), Some(micros));
             assert_eq!(to_text(micros, false), text[..19]);
         }
-        assert_eq!(
-            from_text("2000-02-29T12:34:56.5"),
-            Some(951_827_696_500_000)
-        );
+        assert_eq!(from_text("2000-02-29T12:34:56.5"), Some(951_827_696_500_000));
         assert_eq!(to_text(i64::MAX, true), "9999-12-31 23:59:59.999999");
         assert_eq!(to_text(i64::MIN, true), "0000-01-01 00:00:00.000000");
         for bad in [

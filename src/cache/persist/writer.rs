@@ -40,11 +40,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     fn after(previous: Option<Self>) -> Self {
-        Self {
-            pause: previous.map_or(FIRST_PAUSE, |previous| {
-                (previous.pause * 2).min(LONGEST_PAUSE)
-            }),
-        }
+        Self { pause: previous.map_or(FIRST_PAUSE, |previous| (previous.pause * 2).min(LONGEST_PAUSE)) }
     }
 }
 
@@ -205,12 +201,7 @@ impl Shared {
     }
 
     /// Commits batch after batch until the condition is met, nothing is left, the deadline has passed, or a commit fails.
-    fn write_until(
-        &self,
-        mut writer: Connection,
-        until: Until,
-        deadline: Option<Instant>,
-    ) -> Connection {
+    fn write_until(&self, mut writer: Connection, until: Until, deadline: Option<Instant>) -> Connection {
         loop {
             let mut state = self.state.lock();
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
@@ -227,10 +218,7 @@ impl Shared {
             let written = writer
                 .set_synchronous(level)
                 .map_err(PersistError::from)
-                .and_then(|()| {
-                    self.apply(&mut writer, &batch, seen)
-                        .map_err(PersistError::from)
-                });
+                .and_then(|()| self.apply(&mut writer, &batch, seen).map_err(PersistError::from));
             match written {
                 Ok(applied) => {
                     let mut state = self.state.lock();

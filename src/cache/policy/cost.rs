@@ -1,10 +1,10 @@
-//! GreedyDual-Size with frequency: the entry that is cheapest to compute again, for its size and how often it is used, goes
-//! first.
+//! GreedyDual-Size with frequency: the entry that is cheapest to compute again, for its size and how often it is used,
+//! goes first.
 //!
-//! An entry's priority is `L + uses * cost / size`. `L`, the inflation, is the priority of the last victim, so entries that are
-//! not used sink below newcomers however costly they once were. Where no sizes are given all are 1, where no costs are given
-//! likewise; then this is LFU with ageing. (Cao and Irani, "Cost-aware WWW proxy caching algorithms", 1997; Cherkasova,
-//! "Improving WWW proxies performance with Greedy-Dual-Size-Frequency caching policy", 1998.)
+//! An entry's priority is `L + uses * cost / size`. `L`, the inflation, is the priority of the last victim, so entries
+//! that are not used sink below newcomers however costly they once were. Where no sizes are given all are 1, where no
+//! costs are given likewise; then this is LFU with ageing. (Cao and Irani, "Cost-aware WWW proxy caching algorithms",
+//! 1997; Cherkasova, "Improving WWW proxies performance with Greedy-Dual-Size-Frequency caching policy", 1998.)
 
 use super::{Evict, Facts};
 use crate::support::heap::Heap;

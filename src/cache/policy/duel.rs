@@ -1,8 +1,9 @@
 //! Two small caches that never store anything: which of two modes would hit more often?
 //!
-//! Both are fed the requests for a fixed sample of the keys and have room for the same share of entries. A sample by key keeps
-//! every key's own pattern of requests, so the difference of their hit ratios estimates that of full-sized caches.
-//! (Waldspurger, Saemundsson, Ahmad and Park, "Cache modeling and optimization using miniature simulations", 2017.)
+//! Both are fed the requests for a fixed sample of the keys and have room for the same share of entries. A sample by
+//! key keeps every key's own pattern of requests, so the difference of their hit ratios estimates that of full-sized
+//! caches. (Waldspurger, Saemundsson, Ahmad and Park, "Cache modeling and optimization using miniature simulations",
+//! 2017.)
 
 use hashbrown::HashTable;
 

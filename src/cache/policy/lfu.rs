@@ -1,7 +1,7 @@
 //! Least frequently used, exact and O(1): a list of buckets in order of use counts, each a list of entries.
 //!
-//! An access moves an entry to the bucket of the next count, which is the neighbour or a new one between the two. Counts
-//! do not age; for access patterns that drift, use the adaptive policy.
+//! An access moves an entry to the bucket of the next count, which is the neighbour or a new one between the two.
+//! Counts do not age; for access patterns that drift, use the adaptive policy.
 
 use super::{Evict, Facts};
 use crate::support::list::{Links, List};
@@ -93,8 +93,8 @@ impl Evict for Lfu {
     fn insert(&mut self, slot: u32, facts: &Facts) {
         self.links.reach(slot);
         self.homes.reach(slot, NONE);
-        // New entries have count 1 and find their bucket at once. Others come from a change of policy in the order of that
-        // policy, and search.
+        // New entries have count 1 and find their bucket at once. Others come from a change of policy in the order of
+        // that policy, and search.
         let uses = facts.accesses.saturating_add(1);
         let mut fewer = NONE;
         let mut home = self.least;

@@ -1,7 +1,8 @@
 //! Eviction policies: which entry goes when the cache is over a limit.
 //!
-//! A policy is bookkeeping only, over slots: no lock, no clock, no I/O, no keys or values. The cache tells it what happens
-//! and asks for victims; [`Policy`] chooses the implementation with one `match`, so calls are static and inline.
+//! A policy is bookkeeping only, over slots: no lock, no clock, no I/O, no keys or values. The cache tells it what
+//! happens and asks for victims; [`Policy`] chooses the implementation with one `match`, so calls are static and
+//! inline.
 //!
 //! | policy | victim | cost per operation | memory per entry |
 //! |---|---|---|---|
@@ -9,8 +10,8 @@
 //! | [`lfu`] | least often used, least recent among equals | O(1) | 12 bytes |
 //! | [`fifo`] | stored first | O(1) | 8 bytes |
 //! | [`ttl`] | soonest to expire | O(log n) | 20 bytes |
-//! | [`cost`] | cheapest to compute again for its size and use | O(log n) | 40 bytes |
-//! | [`adaptive`] | by recency and frequency, balanced by what hits | O(1) | 21 bytes |
+//! | [`cost`] | cheapest to compute again for its size and use | O(log n) | 36 bytes |
+//! | [`adaptive`] | by recency and frequency, whichever hits more | O(1) | 22 to 30 bytes |
 
 mod adaptive;
 mod cost;

@@ -64,6 +64,11 @@ impl Segments {
         self.marks.get(member).is_some_and(|mark| mark & PLACE != ABSENT)
     }
 
+    #[cfg(test)]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Takes effect with the next operations, a few members at a time.
     #[inline]
     pub fn set_mode(&mut self, mode: Mode) {

@@ -1,8 +1,8 @@
 //! A count-min sketch of recent use: four bits a counter, halved at intervals.
 //!
-//! The four counters of a hash lie in one block of 64 bytes, so an estimate costs one cache miss. Frequencies stop at 15, which is
-//! enough to tell what stays from what goes. (Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache admission
-//! policy", 2017.)
+//! The four counters of a hash lie in one block of 64 bytes, so an estimate costs one cache miss. Frequencies stop at
+//! 15, which is enough to tell what stays from what goes. (Einziger, Friedman and Manes, "TinyLFU: a highly efficient
+//! cache admission policy", 2017.)
 
 /// Words of 16 counters in a block.
 const BLOCK: usize = 8;

@@ -3,17 +3,16 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::OnceLock;
 
-use pyo3::exceptions::PyKeyError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::disk;
-use super::state::{Alias, Counters, Found, Gone, State};
+use super::state::{Alias, Found, Gone, State};
 use super::{CHECK_EACH, LISTENED, ResultCache, listeners, options};
+use crate::cache::persist::Change;
 use crate::cache::{Label, LabelId, Limits, New, Reason, Slot};
 use crate::py::cached::flight::{self, Flight};
 use crate::py::codec::estimate_size;
@@ -314,8 +313,9 @@ pub fn insert(
 ) -> PyResult<Gone> {
     let py = key.py();
     let slot = this.locate(key, hash)?;
-    let now = clock::now();
-    let expires = if ttl == 0.0 { NEVER } else { now.saturating_add(options::nanoseconds(ttl)) };
+    let lifetime = if ttl == 0.0 { NEVER } else { options::nanoseconds(ttl) };
+    let now = clock::start_of(lifetime);
+    let expires = now.saturating_add(lifetime);
     let mut gone = Gone::default();
     this.state.with(py, |state| {
         let labels = labels(state, text, &put);
@@ -438,7 +438,7 @@ fn doom(this: &ResultCache, py: Python<'_>, concerned: impl FnMut(&Bound<'_, PyA
 fn remove_silently(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64) -> PyResult<()> {
     let this = slf.get();
     let (_, gone) = remove_from_memory(this, key, hash, Reason::Replaced)?;
-    disk::delete(slf, key);
+    disk::submit(slf, || disk::removal_of(key)).settle(slf);
     this.dismiss(slf.py(), gone);
     Ok(())
 }
@@ -447,8 +447,8 @@ pub fn delete(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>, hash: u64) -
     let (py, this) = (slf.py(), slf.get());
     flight::doom_key(this.flights.bind(py), key)?;
     let (in_memory, gone) = remove_from_memory(this, key, hash, Reason::Deleted)?;
-    let on_disk = disk::delete(slf, key);
-    let existed = in_memory || on_disk;
+    let on_disk = disk::submit(slf, || disk::removal_of(key)).settle(slf);
+    let existed = in_memory || !on_disk.is_empty();
     this.state.with(py, |state| {
         state.invalidations += 1;
         state.counters.deletes += u64::from(existed);
@@ -474,7 +474,7 @@ pub fn clear(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
         state.invalidations += 1;
         state.engine.clear(&mut gone);
     });
-    let on_disk = disk::clear(slf);
+    let on_disk = disk::submit(slf, || Some(Change::All)).settle(slf);
     this.state.with(py, |state| state.invalidations += 1);
     let live = gone.iter().filter(|removed| removed.expires > now);
     let removed = distinct(py, live.filter_map(|removed| removed.key.as_ref()), on_disk);
@@ -504,7 +504,7 @@ pub fn invalidate(slf: &Bound<'_, ResultCache>, selector: Selector<'_, '_>) -> P
             Selector::Pattern(pattern) => remove_matching(state, pattern, &mut gone),
         }
     });
-    let on_disk = disk::invalidate(slf, &selector);
+    let on_disk = disk::submit(slf, || disk::removal_by(&selector)).settle(slf);
     let live = gone.iter().filter(|removed| removed.expires > now);
     let removed = distinct(py, live.filter_map(|removed| removed.key.as_ref()), on_disk);
     this.state.with(py, |state| {
@@ -596,87 +596,6 @@ pub fn keep_errors(this: &ResultCache, py: Python<'_>, errors: u64) {
 /// The disk tier failed once more.
 pub fn count_disk_error(this: &ResultCache, py: Python<'_>) {
     this.settings.with(py, |settings| settings.disk_errors += 1);
-}
-
-pub fn counts<'py>(slf: &Bound<'py, ResultCache>) -> PyResult<Bound<'py, PyDict>> {
-    let (py, this) = (slf.py(), slf.get());
-    let (counters, size, tags, bytes, policy, limits) = this.state.with(py, |state| {
-        let engine = &state.engine;
-        (state.counters, engine.len(), engine.tag_count(), engine.bytes(), engine.policy().as_str(), engine.limits())
-    });
-    let (max_size, disk_errors) = this.settings.with(py, |settings| (settings.max_size, settings.disk_errors));
-    let total = counters.hits + counters.misses;
-    let rate = if total == 0 { 0.0 } else { counters.hits as f64 / total as f64 };
-    let counts = PyDict::new(py);
-    counts.set_item("size", size)?;
-    counts.set_item("max_size", max_size)?;
-    counts.set_item("hits", counters.hits)?;
-    counts.set_item("misses", counters.misses)?;
-    counts.set_item("hit_rate", (rate * 1000.0).round() / 1000.0)?;
-    counts.set_item("evictions", counters.evictions)?;
-    counts.set_item("expirations", counters.expirations)?;
-    counts.set_item("sets", counters.sets)?;
-    counts.set_item("deletes", counters.deletes)?;
-    counts.set_item("tags_count", tags)?;
-    counts.set_item("total_requests", total)?;
-    counts.set_item("policy", policy)?;
-    counts.set_item("bytes", bytes)?;
-    counts.set_item("max_bytes", limits.bytes)?;
-    counts.set_item("disk_errors", disk_errors + slf.get().disk.errors())?;
-    Ok(counts)
-}
-
-pub fn set_count(this: &ResultCache, py: Python<'_>, name: &str, value: u64) -> PyResult<()> {
-    let known = this.state.with(py, |state| match counter(&mut state.counters, name) {
-        Some(counter) => {
-            *counter = value;
-            true
-        }
-        None => false,
-    });
-    if known { Ok(()) } else { Err(PyKeyError::new_err(name.to_owned())) }
-}
-
-fn counter<'a>(counters: &'a mut Counters, name: &str) -> Option<&'a mut u64> {
-    Some(match name {
-        "hits" => &mut counters.hits,
-        "misses" => &mut counters.misses,
-        "evictions" => &mut counters.evictions,
-        "expirations" => &mut counters.expirations,
-        "sets" => &mut counters.sets,
-        "deletes" => &mut counters.deletes,
-        _ => return None,
-    })
-}
-
-pub fn peek<'py>(
-    slf: &Bound<'py, ResultCache>,
-    key: &Bound<'py, PyAny>,
-    hash: u64,
-) -> PyResult<Option<Bound<'py, PyTuple>>> {
-    let (py, this) = (slf.py(), slf.get());
-    let Some(slot) = this.locate(key, hash)? else { return Ok(None) };
-    let (value, expires, created, accesses) = this.state.with(py, |state| {
-        let entry = state.engine.entry(slot);
-        (entry.value.clone_ref(py), entry.expires, entry.created, entry.accesses)
-    });
-    let expires = (expires != NEVER).then(|| epoch_of(expires));
-    (value, expires, epoch_of(created), accesses).into_pyobject(py).map(Some)
-}
-
-/// Unix seconds of an engine instant. The two clocks are compared once, so that an instant keeps its epoch.
-fn epoch_of(instant: u64) -> f64 {
-    static OFFSET: OnceLock<i64> = OnceLock::new();
-    let offset = OFFSET.get_or_init(|| clock::epoch_micros() - (clock::now() / 1000) as i64);
-    (offset + (instant / 1000) as i64) as f64 / 1e6
-}
-
-pub fn tagged(this: &ResultCache, py: Python<'_>, tag: &str) -> Option<Vec<Py<PyAny>>> {
-    this.state.with(py, |state| {
-        let label = state.engine.find_label(&Label::Tag(tag.into()))?;
-        let members = state.engine.members(label).iter();
-        Some(members.map(|slot| state.engine.entry(*slot).key.clone_ref(py)).collect())
-    })
 }
 
 /// Shows the collector every object the cache holds; shows nothing if the cache is in use at this very moment.

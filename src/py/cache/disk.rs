@@ -291,10 +291,47 @@ pub fn contains(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>) -> PyResul
     Ok(with_tier(slf, |tier| tier.contains(&text)).unwrap_or(false))
 }
 
-/// Removes the key's row; whether it was live.
-pub fn delete(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>) -> bool {
-    let Some(text) = text_of(key) else { return false };
-    with_tier(slf, |tier| tier.delete(&text)).unwrap_or(false)
+/// A removal that has its place in the order of writes, and the store that will carry it out.
+pub struct Removal(Option<(Arc<Open>, persist::Submitted)>);
+
+/// Submits a removal without blocking: right after memory changed, so that concurrent removals of one key take turns on
+/// both tiers alike.
+pub fn submit(slf: &Bound<'_, ResultCache>, removal: impl FnOnce() -> Option<Change>) -> Removal {
+    let Some(open) = slf.get().disk.get() else { return Removal(None) };
+    // Only a tier closed meanwhile refuses.
+    match removal().and_then(|removal| open.tier.submit(removal).ok()) {
+        Some(submitted) => Removal(Some((open, submitted))),
+        None => {
+            release(slf.py(), open);
+            Removal(None)
+        }
+    }
+}
+
+impl Removal {
+    /// Waits, detached; the keys of the live rows that were removed.
+    pub fn settle(self, slf: &Bound<'_, ResultCache>) -> Vec<String> {
+        let Some((open, submitted)) = self.0 else { return Vec::new() };
+        let removed = slf.py().detach(|| open.tier.settle(submitted)).unwrap_or_default();
+        release(slf.py(), open);
+        removed
+    }
+}
+
+/// The removal of one key's row.
+pub fn removal_of(key: &Bound<'_, PyAny>) -> Option<Change> {
+    text_of(key).map(|text| Change::Key(text.into_owned()))
+}
+
+/// The removal of what a selector means on disk.
+pub fn removal_by(selector: &Selector<'_, '_>) -> Option<Change> {
+    match selector {
+        Selector::Tag(tag) => Some(Change::Tag((*tag).to_owned())),
+        // No key on disk contains a lone surrogate.
+        Selector::Pattern(pattern) => pattern.to_str().ok().map(|text| Change::Pattern(text.to_owned())),
+        Selector::Function { name, durable: true } => Some(Change::Function((*name).to_owned())),
+        Selector::Function { .. } => None,
+    }
 }
 
 /// Removes the row of a key that expired in memory, if it has expired on disk too (another process may have renewed it).
@@ -303,26 +340,8 @@ pub fn discard_expired(slf: &Bound<'_, ResultCache>, key: &Bound<'_, PyAny>) {
     with_tier(slf, |tier| if tier.contains(&text)? { Ok(()) } else { tier.discard(&text) });
 }
 
-pub fn clear(slf: &Bound<'_, ResultCache>) -> Vec<String> {
-    with_tier(slf, DiskTier::clear).unwrap_or_default()
-}
-
 pub fn cleanup_expired(slf: &Bound<'_, ResultCache>) -> Vec<String> {
     with_tier(slf, DiskTier::cleanup_expired).unwrap_or_default()
-}
-
-pub fn invalidate(slf: &Bound<'_, ResultCache>, selector: &Selector<'_, '_>) -> Vec<String> {
-    let removed = match selector {
-        Selector::Tag(tag) => with_tier(slf, |tier| tier.invalidate_tag(tag)),
-        Selector::Pattern(pattern) => match pattern.to_str() {
-            Ok(text) => with_tier(slf, |tier| tier.invalidate_pattern(text)),
-            // No key on disk contains a lone surrogate.
-            Err(_) => None,
-        },
-        Selector::Function { name, durable: true, .. } => with_tier(slf, |tier| tier.invalidate_function(name)),
-        Selector::Function { .. } => None,
-    };
-    removed.unwrap_or_default()
 }
 
 pub fn flush(slf: &Bound<'_, ResultCache>, timeout: Option<f64>) -> PyResult<bool> {
@@ -377,6 +396,7 @@ pub fn record_evicted(slf: &Bound<'_, ResultCache>, gone: &Gone) {
 pub fn close(slf: &Bound<'_, ResultCache>) -> PyResult<()> {
     record_accesses(slf);
     let open = slf.get().disk.open.lock().take();
+    slf.get().settle_flags(slf.py());
     if let Some(open) = open {
         core::keep_errors(slf.get(), slf.py(), open.tier.errors());
         slf.py().detach(|| {

@@ -5,7 +5,7 @@
 //! function's metadata, and binds as a method.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
 use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;
@@ -30,7 +30,14 @@ struct CachedFunction {
 }
 
 /// `Py_TPFLAGS_HAVE_VECTORCALL`, public since 3.12 under this value, private before.
-const HAVE_VECTORCALL: u64 = 1 << 11;
+const HAVE_VECTORCALL: c_ulong = 1 << 11;
+
+/// `CachedFunction.__doc__`; an instance shows that of the function it wraps.
+const DOC: &std::ffi::CStr = c"A function whose results are kept in a cache; made by `ResultCache.cached()`.
+
+It is called, bound as a method, inspected and awaited like the function itself. A hit in memory takes O(1), O(log n)
+under the policy \"cost\". A miss runs the function in the calling thread, or awaits it in the calling task, with no lock
+held, or waits for the caller that already does. Safe from any thread. Not to be made directly.";
 
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
@@ -75,6 +82,7 @@ pub fn cached_function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
         ]));
         let slot = |slot: c_int, pfunc: *mut c_void| ffi::PyType_Slot { slot, pfunc };
         let mut slots = [
+            slot(ffi::Py_tp_doc, DOC.as_ptr() as *mut c_void),
             slot(ffi::Py_tp_new, refuse as *mut c_void),
             slot(ffi::Py_tp_call, ffi::PyVectorcall_Call as *mut c_void),
             slot(ffi::Py_tp_descr_get, bind_method as *mut c_void),
@@ -85,9 +93,9 @@ pub fn cached_function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
             slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
             slot(0, null_mut()),
         ];
-        let flags = ffi::Py_TPFLAGS_DEFAULT as u64
-            | ffi::Py_TPFLAGS_HAVE_GC as u64
-            | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR as u64
+        let flags = ffi::Py_TPFLAGS_DEFAULT
+            | ffi::Py_TPFLAGS_HAVE_GC
+            | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR
             | HAVE_VECTORCALL;
         let mut spec = ffi::PyType_Spec {
             name: c"upshift._native.CachedFunction".as_ptr(),

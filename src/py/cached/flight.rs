@@ -30,7 +30,9 @@ struct Inner {
     callbacks: Vec<Py<PyAny>>,
 }
 
-/// One computation under way.
+/// One computation under way, and who waits for it. Made by `Call.join`.
+///
+/// Safe from any thread. It ends once, with a value or a failure.
 #[pyclass(frozen, weakref, module = "upshift._native")]
 pub struct Flight {
     /// Thread that computes; 0 if a coroutine does.
@@ -124,6 +126,12 @@ fn leads_back_to(flight: &Bound<'_, Flight>, me: u64) -> bool {
     })
 }
 
+/// In a forked child nobody waits: the threads that did do not exist here.
+pub fn after_fork_child(py: Python<'_>) {
+    let waiting = WAITING.with(py, std::mem::take);
+    drop(waiting);
+}
+
 /// Joins the flight for `key`, or starts one; true if the caller leads.
 pub fn join<'py>(
     flights: &Bound<'py, PyDict>,
@@ -210,7 +218,7 @@ pub fn doom_key(flights: &Bound<'_, PyDict>, key: &Bound<'_, PyAny>) -> PyResult
 
 #[pymethods]
 impl Flight {
-    /// `(ended, succeeded, value)`.
+    /// `(ended, succeeded, value)` as of now; value is None unless it succeeded. Never blocks.
     fn outcome(&self, py: Python<'_>) -> (bool, bool, Option<Py<PyAny>>) {
         match &self.inner.lock().outcome {
             Outcome::Pending => (false, false, None),
@@ -219,7 +227,9 @@ impl Flight {
         }
     }
 
-    /// Calls `callback()` once, when the flight ends; at once if it has.
+    /// Call `callback()` once, in the thread that ends the flight; at once, in this one, if it has ended.
+    ///
+    /// Never blocks. What a callback raises reaches whoever ends the flight.
     fn add_done_callback(&self, callback: Bound<'_, PyAny>) -> PyResult<()> {
         {
             let mut inner = self.inner.lock();
@@ -231,6 +241,7 @@ impl Flight {
         callback.call0().map(drop)
     }
 
+    /// Whether the key, a fixed tag or the function was invalidated meanwhile: then the result is not to be stored.
     #[getter(doomed)]
     fn get_doomed(&self) -> bool {
         self.is_doomed()

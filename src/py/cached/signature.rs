@@ -152,9 +152,8 @@ impl Signature {
         let named = |parameter: &Parameter| parameter.keyword;
         self.parameters.iter().position(|parameter| named(parameter) && parameter.name.as_ptr() == name).or_else(|| {
             // SAFETY: both are str objects.
-            self.parameters.iter().position(|parameter| {
-                named(parameter) && unsafe { ffi::PyUnicode_Compare(parameter.name.as_ptr(), name) } == 0
-            })
+            let same = |parameter: &Parameter| unsafe { ffi::PyUnicode_Compare(parameter.name.as_ptr(), name) } == 0;
+            self.parameters.iter().position(|parameter| named(parameter) && same(parameter))
         })
     }
 

@@ -4,6 +4,7 @@
 //! a test replaces it, the override must be honoured; this check costs the hot path three loads.
 #![allow(unsafe_code)]
 
+use std::ffi::c_ulong;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pyo3::ffi;
@@ -19,7 +20,7 @@ unsafe extern "C" {
 }
 
 /// `Py_TPFLAGS_VALID_VERSION_TAG`: cleared when a class or one of its bases is modified.
-const VALID_VERSION: u64 = 1 << 19;
+const VALID_VERSION: c_ulong = 1 << 19;
 
 /// Remembers for which version of its class a cache was found unmodified.
 pub struct Stock {
@@ -51,7 +52,7 @@ impl Stock {
             self.class_holds()
                 && (self.dict.is_null()
                     || (*self.dict).is_null()
-                    || ffi::PyDict_Size(*self.dict) == 0
+                    || (*(*self.dict).cast::<ffi::PyDictObject>()).ma_used == 0
                     || !overrides(*self.dict))
         }
     }
@@ -63,7 +64,7 @@ impl Stock {
         unsafe {
             version != 0
                 && (*self.kind).tp_version_tag == version
-                && (*self.kind).tp_flags as u64 & VALID_VERSION != 0
+                && (*self.kind).tp_flags & VALID_VERSION != 0
         }
     }
 

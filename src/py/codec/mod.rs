@@ -177,7 +177,8 @@ impl Codec {
         let Some(body) = blob.strip_prefix(&MARKER) else {
             return match blob {
                 [] => rejected(Rejection::Malformed("empty".into())),
-                [0xC1, ..] => rejected(Rejection::Malformed("damaged marker".into())),
+                // Pickles since protocol 2 begin with this byte, and the replaced system wrote no others.
+                [first, ..] if *first != 0x80 => rejected(Rejection::Malformed("neither ours nor a pickle".into())),
                 _ if !self.allow_pickle => rejected(Rejection::PickleOff),
                 _ if !self.trust_legacy => rejected(Rejection::Legacy),
                 _ => pickle::load(py, blob),

@@ -69,10 +69,7 @@ pub fn install() {
         shim.pNext = std::ptr::null_mut();
         shim.xOpen = Some(open);
         shim.xDelete = Some(delete);
-        assert_eq!(
-            ffi::sqlite3_vfs_register(Box::into_raw(Box::new(shim)), 1),
-            ffi::SQLITE_OK
-        );
+        assert_eq!(ffi::sqlite3_vfs_register(Box::into_raw(Box::new(shim)), 1), ffi::SQLITE_OK);
     }
 }
 
@@ -87,9 +84,7 @@ unsafe fn inner(file: *mut sqlite3_file) -> *mut sqlite3_file {
 
 unsafe fn path_of(name: *const c_char) -> PathBuf {
     // SAFETY: SQLite passes names as C strings.
-    PathBuf::from(OsStr::from_bytes(
-        unsafe { CStr::from_ptr(name) }.to_bytes(),
-    ))
+    PathBuf::from(OsStr::from_bytes(unsafe { CStr::from_ptr(name) }.to_bytes()))
 }
 
 unsafe extern "C" fn open(
@@ -103,11 +98,7 @@ unsafe extern "C" fn open(
     unsafe {
         let result = (*inner_vfs()).xOpen.unwrap()(inner_vfs(), name, inner(file), flags, out);
         let ours = file.cast::<File>();
-        (*ours).base.pMethods = if (*inner(file)).pMethods.is_null() {
-            std::ptr::null()
-        } else {
-            &METHODS
-        };
+        (*ours).base.pMethods = if (*inner(file)).pMethods.is_null() { std::ptr::null() } else { &METHODS };
         (*ours).path = match name.is_null() {
             true => std::ptr::null_mut(),
             false => Box::into_raw(Box::new(path_of(name))),
@@ -147,10 +138,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
             assert_eq!(methods.xFileSize.unwrap()(inner, &mut size), ffi::SQLITE_OK);
             let mut content = vec![0_u8; size as usize];
             let buffer = content.as_mut_ptr().cast::<c_void>();
-            assert_eq!(
-                methods.xRead.unwrap()(inner, buffer, size as c_int, 0),
-                ffi::SQLITE_OK
-            );
+            assert_eq!(methods.xRead.unwrap()(inner, buffer, size as c_int, 0), ffi::SQLITE_OK);
             SYNCED.lock().unwrap().insert((*path).clone(), content);
         }
         result
