@@ -20,6 +20,7 @@ static INNER: OnceLock<Pointer> = OnceLock::new();
 struct Pointer(*mut sqlite3_vfs);
 // SAFETY: a file system object is made to be used by all threads.
 unsafe impl Send for Pointer {}
+// SAFETY: the same.
 unsafe impl Sync for Pointer {}
 
 /// Ours, with SQLite's file object right behind it.
