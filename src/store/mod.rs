@@ -68,6 +68,13 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, FileId), Error> {
     Ok((path, id))
 }
 
+/// Fails if another SQLite library in this process has the file open. Can only happen with a bundled library, and can
+/// only be told while our own has no connection to the file.
+pub fn refuse_other_library(path: &Path, id: &FileId) -> Result<(), Error> {
+    // A forked child inherits descriptors that nobody uses.
+    if fork::is_child() { Ok(()) } else { file::refuse_other_library(path, id) }
+}
+
 /// Whether the write-ahead log under the name of this file is another one than that of the opening: someone deleted the
 /// file, and has opened a new one by now.
 pub fn is_log_replaced(path: &Path, log: Option<&FileId>) -> bool {
@@ -78,9 +85,6 @@ pub fn is_log_replaced(path: &Path, log: Option<&FileId>) -> bool {
 ///
 /// Blocks while another process migrates the file or holds it locked, up to the busy timeout of the connections.
 pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened, Error> {
-    if !fork::is_child() {
-        file::refuse_other_library(path, &id)?;
-    }
     fork::separate_from_parent();
     let mut writer = Connection::open(path)?;
     if writer.is_readonly("main")? {

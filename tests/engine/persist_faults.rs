@@ -240,6 +240,7 @@ fn a_locked_file_holds_nobody_up_and_serves_nothing_stale() {
     eventually(|| other.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() == 1);
     expect(&tier);
     tier.close();
+    drop(other);
     expect(&open(&path));
 }
 
@@ -370,7 +371,8 @@ fn a_file_of_the_replaced_system_is_converted() {
 fn legacy(path: &Path) {
     let old = Connection::open(path).unwrap();
     old.execute_batch(
-        "CREATE TABLE result_cache (cache_key TEXT PRIMARY KEY, cache_value BLOB NOT NULL, ttl_seconds INTEGER,
+        "PRAGMA foreign_keys = OFF;
+         CREATE TABLE result_cache (cache_key TEXT PRIMARY KEY, cache_value BLOB NOT NULL, ttl_seconds INTEGER,
              created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP, expires_at TIMESTAMP, access_count INTEGER DEFAULT 0,
              last_accessed TIMESTAMP DEFAULT CURRENT_TIMESTAMP, size_bytes INTEGER);
          CREATE TABLE cache_tags (cache_key TEXT NOT NULL, tag TEXT NOT NULL, PRIMARY KEY (cache_key, tag),

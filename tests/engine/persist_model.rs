@@ -184,7 +184,7 @@ fn check_tables(path: &std::path::Path, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_like_a_map(actions in prop::collection::vec(action(), 1..60)) {
@@ -202,7 +202,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Two openings of one file that know nothing of each other, as in two processes. A memory tier that drops what it is
     /// told to drop never serves a value that is not current.

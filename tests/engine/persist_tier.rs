@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{eventually, row, row_for, sorted, tagged};
-use upshift::cache::persist::{Change, DiskTier, Durability, Options, Row};
+use upshift::cache::persist::{self, Change, DiskTier, Durability, Options, PersistError, Row};
 
 fn open(folder: &tempfile::TempDir) -> DiskTier {
     DiskTier::open(folder.path().join("cache.db"), Options::default()).unwrap()
@@ -170,4 +170,60 @@ fn one_lease_at_a_time() {
     assert!(!tier.lease_renew(&short, minute).unwrap());
     tier.lease_release(short).unwrap();
     assert!(tier.lease_renew(&lease, minute).unwrap());
+}
+
+#[test]
+fn threads_use_it_while_it_is_parked_and_closed() {
+    for durability in [Durability::Memory, Durability::Process] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache.db");
+        let tier = DiskTier::open(&path, Options { durability, coherence: None }).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let tier = tier.clone();
+                scope.spawn(move || {
+                    for n in 0_u32.. {
+                        let key = format!("{thread}:{}", n % 50);
+                        let result = match n % 7 {
+                            0 => tier.delete(&key).map(drop),
+                            1 => tier.invalidate_tag(&key).map(drop),
+                            2 => tier.preload(3).map(drop),
+                            3 => tier.discard(&key),
+                            4 => tier.lease_acquire(&key, Duration::from_millis(1)).map(drop),
+                            5 => tier.get(&key).map(drop),
+                            _ => tier.put(&key, tagged("x", &[&key])),
+                        };
+                        tier.changes();
+                        if matches!(result, Err(PersistError::Closed)) {
+                            return;
+                        }
+                        result.unwrap();
+                    }
+                });
+            }
+            for _ in 0..20 {
+                // As around a fork.
+                persist::before_fork();
+                persist::after_fork_parent();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            tier.close();
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        open(&folder).preload(1_000).unwrap();
+    }
+}
+
+#[test]
+fn preload_makes_up_for_stored_rows_that_are_pending_removal() {
+    let folder = tempfile::tempdir().unwrap();
+    let tier = open(&folder);
+    for n in 0..10 {
+        tier.put(&n.to_string(), row("x")).unwrap();
+    }
+    assert!(tier.flush(None).unwrap());
+    for n in 4..10 {
+        tier.discard(&n.to_string()).unwrap();
+    }
+    assert_eq!(tier.preload(4).unwrap().len(), 4);
 }

@@ -76,21 +76,23 @@ impl Shared {
 
     pub fn preload(&self, limit: usize) -> Result<Vec<(String, Row)>> {
         let now = clock::epoch_micros();
-        let mut rows: Vec<(String, Row)> = {
+        let (mut rows, pending): (Vec<(String, Row)>, usize) = {
             let state = self.state.lock();
             let mut latest: Vec<_> = state.pending.iter().collect();
+            let pending = latest.len();
             latest.sort_unstable_by_key(|(_, seq, _)| std::cmp::Reverse(*seq));
-            latest
+            let rows = latest
                 .into_iter()
                 .filter_map(|(key, _, op)| match op {
                     Op::Put(row) if row.is_live(now) => Some((key.to_string(), Row::clone(row))),
                     _ => None,
                 })
                 .take(limit)
-                .collect()
+                .collect();
+            (rows, pending)
         };
-        // Pending ones hide stored ones of the same key, so that many more may be needed.
-        let wanted = i64::try_from(limit.saturating_add(rows.len())).unwrap_or(i64::MAX);
+        // Pending operations, removals as well, hide stored rows, so that many more may be needed.
+        let wanted = i64::try_from(limit.saturating_add(pending)).unwrap_or(i64::MAX);
         let stored: Vec<String> = self.read(|reader| {
             let mut statement = reader.prepare_cached(RECENT)?;
             let keys = statement.query_map(params![time::to_text(now, true), wanted], |row| row.get(0))?;
