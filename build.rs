@@ -18,14 +18,14 @@ build with the feature `bundled-sqlite`.";
 const WITH_SQLITE: &str = "
 #[link(name = \"sqlite3\")]
 unsafe extern \"C\" { fn sqlite3_libversion_number() -> std::ffi::c_int; }
-fn main() {
-    // `cfg(Py_3_12)` and its like.
-    #[cfg(feature = "python")]
-    pyo3_build_config::use_pyo3_cfgs(); std::process::exit(unsafe { sqlite3_libversion_number() }) }";
+fn main() { std::process::exit(unsafe { sqlite3_libversion_number() }) }";
 
 const WITHOUT: &str = "fn main() {}";
 
 fn main() {
+    // `cfg(Py_3_12)` and its like.
+    #[cfg(feature = "python")]
+    pyo3_build_config::use_pyo3_cfgs();
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SQLITE3_LIB_DIR");
     println!("cargo::rerun-if-env-changed=PKG_CONFIG_PATH");
