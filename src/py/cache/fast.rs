@@ -13,12 +13,13 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::state::{Found, Gone};
+use super::state::{Found, Gone, State};
 use super::{ResultCache, options};
 use crate::cache::New;
 use crate::py::hang;
 use crate::py::lookup::fold_hash;
 use crate::support::clock::{self, NEVER};
+use crate::support::sync::Entered;
 
 type Fastcall = unsafe extern "C" fn(
     *mut ffi::PyObject,
@@ -148,34 +149,65 @@ unsafe fn put(
     value: *mut ffi::PyObject,
     lifetime: u64,
 ) -> bool {
-    let mut gone = Gone::default();
-    {
-        let mut state = cache.get().state.enter(py);
-        let now = clock::start_of(lifetime);
-        let new = New { expires: now.saturating_add(lifetime), ..New::at(now) };
-        // SAFETY: key and value are live objects that the caller holds.
-        let own = |object| unsafe { Bound::from_borrowed_ptr(py, object).unbind() };
-        match state.find(py, hash, key) {
-            Found::At(slot) => drop(state.engine.replace(slot, own(value), new, &mut gone)),
-            Found::Absent => drop(state.engine.insert(hash, own(key), own(value), new, &mut gone)),
-            found @ Found::Ask(_) => {
+    // SAFETY: key and value are live objects that the caller holds.
+    let own = |object| unsafe { Bound::from_borrowed_ptr(py, object).unbind() };
+    let now = clock::start_of(lifetime);
+    let expires = now.saturating_add(lifetime);
+    let mut state = cache.get().state.enter(py);
+    let state_ref = &mut *state;
+    match state_ref.find(py, hash, key) {
+        Found::At(slot) => match state_ref.engine.swap(slot, own(value), now, expires) {
+            Ok(old) => {
+                state_ref.counters.sets += 1;
                 drop(state);
-                Python::attach(|_| drop(found));
-                return false;
+                give_up(old);
             }
-        }
-        state.counters.sets += 1;
-        state.count(&gone);
-    }
-    // Given up by hand: without PyO3's own bookkeeping of attachment, dropping a `Py` would put it off.
-    for removed in gone {
-        let alias = removed.alias.map(|alias| alias.arguments);
-        for object in [removed.key, Some(removed.value), alias].into_iter().flatten() {
-            // SAFETY: the reference is owned, and nobody is inside the cell any more.
-            unsafe { ffi::Py_DECREF(object.into_ptr()) };
+            Err(value) => {
+                let mut gone = Gone::default();
+                state_ref.engine.replace(slot, value, New { expires, ..New::at(now) }, &mut gone);
+                stored(state, gone);
+            }
+        },
+        Found::Absent => match state_ref.engine.displace(hash, own(key), own(value), now, expires) {
+            Ok((key, value)) => {
+                state_ref.counters.sets += 1;
+                state_ref.counters.evictions += 1;
+                drop(state);
+                give_up(key);
+                give_up(value);
+            }
+            Err((key, value)) => {
+                let mut gone = Gone::default();
+                state_ref.engine.insert(hash, key, value, New { expires, ..New::at(now) }, &mut gone);
+                stored(state, gone);
+            }
+        },
+        found @ Found::Ask(_) => {
+            drop(state);
+            Python::attach(|_| drop(found));
+            return false;
         }
     }
     true
+}
+
+/// Counts a store and gives up what it removed.
+fn stored(mut state: Entered<'_, State>, gone: Gone) {
+    state.counters.sets += 1;
+    state.count(&gone);
+    drop(state);
+    for removed in gone {
+        let alias = removed.alias.map(|alias| alias.arguments);
+        [removed.key, Some(removed.value), alias].into_iter().flatten().for_each(give_up);
+    }
+}
+
+/// Gives up a reference, outside the cell. By hand: without PyO3's own bookkeeping of attachment, dropping a `Py` would
+/// put it off.
+#[inline(always)]
+fn give_up(object: Py<PyAny>) {
+    // SAFETY: the reference is owned and the thread is attached.
+    unsafe { ffi::Py_DECREF(object.into_ptr()) };
 }
 
 /// Nanoseconds of a plain ttl; `None` for what the general method has to look at.
