@@ -5,12 +5,13 @@
 //! - [`lookup`]: hashing and comparing keys without running Python code
 //! - [`keys`], [`codec`]: text keys of calls, values on disk
 //! - [`lock`], [`lease`]: what users may hold
-//! - [`runtime`], [`logging`], [`errors`]: background work, log lines, exceptions
+//! - [`runtime`], [`logging`], [`errors`], [`hang`]: background work, log lines, exceptions, the end of the interpreter
 
 mod cache;
 mod cached;
 mod codec;
 mod errors;
+mod hang;
 mod keys;
 mod lease;
 mod lock;

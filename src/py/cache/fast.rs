@@ -16,6 +16,7 @@ use pyo3::sync::PyOnceLock;
 use super::state::{Found, Gone};
 use super::{ResultCache, options};
 use crate::cache::New;
+use crate::py::hang;
 use crate::py::lookup::fold_hash;
 use crate::support::clock::{self, NEVER};
 
@@ -88,12 +89,10 @@ unsafe extern "C" fn get(
             }
             let mut state = cache.get().state.enter(py);
             match state.find(py, fold_hash(hash), key) {
-                Found::At(slot) if state.is_live(slot) => {
-                    state.engine.touch(slot);
-                    state.counters.hits += 1;
-                    let value = state.engine.entry(slot).value.as_ptr();
-                    ffi::Py_INCREF(value);
-                    return Some(value);
+                Found::At(slot) => {
+                    if let Some(value) = state.hit(py, slot) {
+                        return Some(value);
+                    }
                 }
                 Found::Absent if !cache.get().has(super::ELABORATE) => {
                     state.counters.misses += 1;
@@ -233,7 +232,13 @@ unsafe fn general(
             let mut all = smallvec::SmallVec::<[*mut ffi::PyObject; 8]>::new();
             all.push(this);
             all.extend((0..(count + named) as usize).map(|i| *arguments.add(i)));
-            Some(ffi::PyObject_Vectorcall(method.as_ptr(), all.as_ptr(), count as usize + 1, names))
+            Some(match hang::vectorcall(py, method.as_ptr(), all.as_ptr(), count as usize + 1, names) {
+                Ok(result) => result.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    null_mut()
+                }
+            })
         }
     })
 }
