@@ -23,6 +23,9 @@ fn main() { std::process::exit(unsafe { sqlite3_libversion_number() }) }";
 const WITHOUT: &str = "fn main() {}";
 
 fn main() {
+    // `cfg(Py_3_12)` and its like.
+    #[cfg(feature = "python")]
+    pyo3_build_config::use_pyo3_cfgs();
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SQLITE3_LIB_DIR");
     println!("cargo::rerun-if-env-changed=PKG_CONFIG_PATH");

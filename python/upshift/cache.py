@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import inspect
+import logging
 import os
 import sqlite3
 import sys
@@ -398,3 +399,5 @@ if hasattr(os, "register_at_fork"):
         after_in_child=_native.after_fork_child,
     )
 atexit.register(_native.shutdown)
+# Quiet unless the application configures logging.
+logging.getLogger("upshift").addHandler(logging.NullHandler())

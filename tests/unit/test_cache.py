@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import pickle
 import sys
@@ -120,7 +119,7 @@ class TestDecorated:
         assert (made.__name__, made.__doc__, made.__module__) == ("plain", "Documented.", __name__)
         assert inspect.signature(made) == inspect.signature(plain)
         assert made.__code__ is plain.__code__
-        assert not asyncio.iscoroutinefunction(made)
+        assert not inspect.iscoroutinefunction(made)
 
     def test_static_and_class_methods_stay_what_they_are(self):
         cache = ResultCache()

@@ -22,6 +22,7 @@ use super::stock::Stock;
 use crate::py::cache::core::{self, Attach, Look, Put};
 use crate::py::cache::state::Alias;
 use crate::py::cache::{ResultCache, options};
+use crate::py::hang;
 use crate::py::keys::{CallKey, call_key};
 use crate::py::lookup::{fold, fold_argument, hash_key, same_argument};
 
@@ -124,7 +125,10 @@ impl Call {
             if names.is_null() && signature.is_exact(count) {
                 return self.serve_bound(py, cache, std::slice::from_raw_parts(arguments, count));
             }
-            let bound = signature.bind(arguments, count, names)?;
+            let mut bound = Bound1::new();
+            if !signature.bind(arguments, count, names, &mut bound) {
+                return None;
+            }
             self.serve_bound(py, cache, &bound)
         }
     }
@@ -165,13 +169,9 @@ impl Call {
         let mut state = cache.state.enter(py);
         let token = self.token;
         let slot = state.engine.find_alias(hash, |alias| alias.function == token && same(alias))?;
-        if !state.is_live(slot) {
-            return None;
-        }
-        state.engine.touch(slot);
-        state.counters.hits += 1;
+        let value = state.hit(py, slot)?;
         self.count(&self.hits);
-        Some(state.engine.entry(slot).value.clone_ref(py).into_ptr())
+        Some(value)
     }
 
     /// One more hit or miss of this function. The interpreter lock serialises it; atomic only to be `Sync`.
@@ -212,19 +212,22 @@ impl Call {
             let handler = if this.stock.holds_slowly(cache) { this.driver.as_ref() } else { Some(&this.overridden) };
             if let Some(handler) = handler {
                 let (positional, keywords) = collect(py, arguments, count, names)?;
-                return handler.call1(py, (slf, positional, keywords));
+                let all = (slf, positional, keywords).into_pyobject(py)?;
+                return hang::call(handler.bind(py), &all, None).map(Bound::unbind);
             }
             let compute = || {
-                let result = ffi::PyObject_Vectorcall(this.function.as_ptr(), arguments, count, names);
-                Bound::from_owned_ptr_or_err(py, result)
+                hang::vectorcall(py, this.function.as_ptr(), arguments, count, names)
             };
             let request = if this.key_func.is_some() {
                 let (positional, keywords) = collect(py, arguments, count, names)?;
                 Some(this.request_by_key_func(&positional, &keywords)?)
             } else {
-                match this.signature.as_ref().and_then(|signature| signature.bind(arguments, count, names)) {
-                    Some(bound) => this.request_for(py, &bound)?,
-                    None => None,
+                let mut bound = Bound1::new();
+                match &this.signature {
+                    Some(signature) if signature.bind(arguments, count, names, &mut bound) => {
+                        this.request_for(py, &bound)?
+                    }
+                    _ => None,
                 }
             };
             let Some(request) = request else {
@@ -380,13 +383,13 @@ impl Call {
         let ttl = match &self.ttl {
             Setting::Fixed(ttl) => *ttl,
             Setting::Derived(derive) => {
-                let ttl = derive.bind(py).call1((value,))?;
+                let ttl = hang::call(derive.bind(py), &PyTuple::new(py, [value])?, None)?;
                 if ttl.is_none() { None } else { Some(options::seconds(&ttl, "ttl")?) }
             }
         };
         let tags = match &self.tags {
             Setting::Fixed(tags) => tags.clone(),
-            Setting::Derived(derive) => options::tags(Some(&derive.bind(py).call1((value,))?))?,
+            Setting::Derived(derive) => options::tags(Some(&hang::call(derive.bind(py), &PyTuple::new(py, [value])?, None)?))?,
         };
         Ok((ttl, tags))
     }
@@ -405,7 +408,7 @@ impl Call {
     ) -> PyResult<Request> {
         let py = positional.py();
         let key_func = self.key_func.as_ref().ok_or_else(|| PyTypeError::new_err("no key_func"))?;
-        let key = key_func.bind(py).call(positional, Some(keywords))?;
+        let key = hang::call(key_func.bind(py), positional, Some(keywords))?;
         let hash = hash_key(&key)?;
         Ok(Request { key: key.unbind(), hash, alias: None, memory_only: self.memory_only })
     }
@@ -456,9 +459,10 @@ impl Call {
         let items: Vec<*mut ffi::PyObject> = alive.iter().map(|item| item.as_ptr()).collect();
         let names = PyTuple::new(positional.py(), keywords.keys())?;
         alive.push(names.clone().into_any());
+        let mut bound = Bound1::new();
         // SAFETY: `items` holds the positional objects and then one for each name, all kept alive by `alive`.
-        let bound = unsafe { signature.bind(items.as_ptr(), positional.len(), names.as_ptr()) };
-        Ok(bound.map(|bound| (bound, alive)))
+        let fits = unsafe { signature.bind(items.as_ptr(), positional.len(), names.as_ptr(), &mut bound) };
+        Ok(fits.then_some((bound, alive)))
     }
 
     /// A bound call as `generate_key` takes it, `version` included.
