@@ -235,13 +235,18 @@ def close(self: ResultCache) -> None:
     self._close_store()
 
 
+@functools.lru_cache(maxsize=None)
+def _shares_library() -> bool:
+    return _native.shares_interpreter_library()
+
+
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`.
+    Also None if upshift was built with an SQLite library of its own: two libraries must not open one file. For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`.
     """
     path = self._db_path()
-    if path is None:
+    if path is None or not _shares_library():
         return None
     self.flush()
     with _registry_lock:

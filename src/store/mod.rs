@@ -12,6 +12,7 @@
 mod connection;
 mod file;
 pub mod fork;
+mod library;
 mod log_head;
 mod migrate;
 mod reader;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use connection::{Checkpoint, Connection, Synchronous};
 pub use file::FileId;
+pub use library::SharedMark;
 pub use log_head::LogState;
 pub use migrate::Migration;
 pub use reader::Reader;

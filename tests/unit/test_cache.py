@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from upshift import CachedFunction, ResultCache
+from upshift import CachedFunction, ResultCache, _native
 from upshift import cache as facade
 
 
@@ -169,3 +169,7 @@ def test_public_names_arrive_on_first_use():
     assert upshift.ResultCache is ResultCache
     with pytest.raises(AttributeError, match="has no attribute 'ResultCash'"):
         upshift.ResultCash  # noqa: B018
+
+
+def test_the_interpreters_sqlite_library_is_shared():  # openclaw §1.1 "one SQLite library per process"
+    assert _native.shares_interpreter_library() is True
