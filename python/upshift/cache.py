@@ -235,7 +235,7 @@ def close(self: ResultCache) -> None:
     self._close_store()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _shares_library() -> bool:
     return _native.shares_interpreter_library()
 
