@@ -235,23 +235,19 @@ def close(self: ResultCache) -> None:
     self._close_store()
 
 
-@functools.cache
-def _shares_library() -> bool:
-    return _native.shares_interpreter_library()
-
-
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    Also None if upshift was built with an SQLite library of its own: two libraries must not open one file. For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`.
+    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`. Also None
+    if upshift was built with an SQLite library of its own, because two libraries must not open one file.
     """
     path = self._db_path()
-    if path is None or not _shares_library():
+    if path is None:
         return None
     self.flush()
     with _registry_lock:
         connection = _connections.get(self)
-        if connection is None:
+        if connection is None and _native.shares_interpreter_library():
             connection = _connections[self] = sqlite3.connect(path, check_same_thread=False)
     return connection
 
