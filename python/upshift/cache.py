@@ -238,8 +238,8 @@ def close(self: ResultCache) -> None:
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`. Also None
-    if upshift was built with an SQLite library of its own, because two libraries must not open one file.
+    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`. Also
+    None if upshift was built with an SQLite library of its own, because two libraries must not open one file.
     """
     path = self._db_path()
     if path is None:
