@@ -41,6 +41,7 @@ pub struct Request {
     hash: u64,
     alias: Option<(u64, Py<PyAny>)>,
     /// The key means something in this process only.
+    #[pyo3(get)]
     memory_only: bool,
 }
 
@@ -297,15 +298,16 @@ impl Call {
         let deadline = self.wait_timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
         let (flights, key) = (cache.get().flights.bind(py), request.key.bind(py));
         loop {
-            let (leads, flight) = flight::join(flights, key, self.group, self.fixed_tags(), true)?;
+            let (leads, flight) = flight::join(flights, key, self.group, self.fixed_tags())?;
             if leads {
                 // Someone else may have landed between the lookup and the start of this flight.
-                if let Look::Fresh(value) = self.look(cache, request, false)? {
-                    flight::end(flights, key, &flight, Some(value.clone_ref(py)))?;
-                    return Ok(value);
-                }
-                let result = self.compute_and_store(cache, request, Some(flight.get()), stale, &compute);
-                let landed = result.as_ref().ok().map(|value| value.clone_ref(py));
+                let result = match self.look(cache, request, false) {
+                    Ok(Look::Fresh(value)) => Ok(value),
+                    Ok(_) => self.compute_and_store(cache, request, Some(flight.get()), stale, &compute),
+                    Err(error) => Err(error),
+                };
+                let landed = result.as_ref().ok().filter(|value| !is_coroutine(value.bind(py)));
+                let landed = landed.map(|value| value.clone_ref(py));
                 flight::end(flights, key, &flight, landed)?;
                 return result;
             }
@@ -330,6 +332,8 @@ impl Call {
     ) -> PyResult<Py<PyAny>> {
         let started = Instant::now();
         match compute() {
+            // It can be awaited once: every caller needs its own.
+            Ok(value) if is_coroutine(&value) => Ok(value.unbind()),
             Ok(value) => {
                 self.store_result(cache, request, flight, &value, started.elapsed().as_secs_f32())?;
                 Ok(value.unbind())
@@ -360,9 +364,6 @@ impl Call {
     ) -> PyResult<()> {
         let py = cache.py();
         let (ttl, tags) = self.terms_of(value)?;
-        if flight.is_some_and(Flight::is_doomed) {
-            return Ok(());
-        }
         let put = Put {
             ttl,
             tags: &tags,
@@ -373,6 +374,7 @@ impl Call {
             function: self.key_func.is_some().then_some(self.name.as_str()),
             memory_only: request.memory_only,
             jitter: self.jitter,
+            flight,
         };
         core::put(cache, request.key.bind(py), request.hash, value, put)
     }
@@ -482,6 +484,11 @@ impl Call {
 
 /// Keyword under which `version=` enters the key; no call can pass one of this name by accident.
 const VERSION: &str = "\0version";
+
+fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: looks at the type of a live object.
+    unsafe { ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
+}
 
 /// The arguments of a vectorcall as the tuple and dict of an ordinary call.
 unsafe fn collect<'py>(

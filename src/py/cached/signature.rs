@@ -30,6 +30,9 @@ pub struct Signature {
     variable_positional: bool,
     variable_keyword: bool,
     any_ignored: bool,
+    /// `ignore=` names `*args`, `**kwargs`.
+    surplus_ignored: bool,
+    keywords_ignored: bool,
     /// Separates surplus keywords in a bound call; never equal to a user's object.
     mark: Py<PyAny>,
 }
@@ -45,6 +48,8 @@ impl Signature {
             variable_positional: false,
             variable_keyword: false,
             any_ignored: false,
+            surplus_ignored: false,
+            keywords_ignored: false,
             mark: py.import("builtins")?.getattr("object")?.call0()?.unbind(),
         };
         for parameter in parameters.try_iter()? {
@@ -56,8 +61,8 @@ impl Signature {
                 bool,
             ) = parameter?.extract()?;
             match kind {
-                2 => this.variable_positional = true,
-                4 => this.variable_keyword = true,
+                2 => (this.variable_positional, this.surplus_ignored) = (true, ignored),
+                4 => (this.variable_keyword, this.keywords_ignored) = (true, ignored),
                 kind => {
                     this.any_ignored |= ignored;
                     this.positional += usize::from(kind < 2);
@@ -110,7 +115,9 @@ impl Signature {
                 if i < self.positional {
                     bound[i] = argument;
                 } else if self.variable_positional {
-                    surplus.push(argument);
+                    if !self.surplus_ignored {
+                        surplus.push(argument);
+                    }
                 } else {
                     return false;
                 }
@@ -121,6 +128,7 @@ impl Signature {
                     match self.position(name) {
                         Some(at) if bound[at].is_null() => bound[at] = value,
                         Some(_) => return false,
+                        None if self.keywords_ignored => {}
                         None if self.variable_keyword => keywords.push((name, value)),
                         None => return false,
                     }
