@@ -23,6 +23,9 @@ fn main() { std::process::exit(unsafe { sqlite3_libversion_number() }) }";
 const WITHOUT: &str = "fn main() {}";
 
 fn main() {
+    // `cfg(Py_3_12)` and its like.
+    #[cfg(feature = "python")]
+    pyo3_build_config::use_pyo3_cfgs();
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SQLITE3_LIB_DIR");
     println!("cargo::rerun-if-env-changed=PKG_CONFIG_PATH");
@@ -32,10 +35,7 @@ fn main() {
     }
     // A machine that cannot link anything has another problem; the build itself will tell.
     if !links(WITH_SQLITE) && links(WITHOUT) {
-        println!(
-            "cargo::error={}",
-            MESSAGE.trim().replace('\n', "\ncargo::error=")
-        );
+        println!("cargo::error={}", MESSAGE.trim().replace('\n', "\ncargo::error="));
     }
 }
 
@@ -50,20 +50,12 @@ fn links(source: &str) -> bool {
         return true;
     }
     let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")));
-    rustc
-        .args(["--edition=2024", "--crate-type=bin"])
-        .arg(&file)
-        .arg("-o")
-        .arg(&program);
+    rustc.args(["--edition=2024", "--crate-type=bin"]).arg(&file).arg("-o").arg(&program);
     rustc.args(env::var("TARGET").map(|target| format!("--target={target}")));
     rustc.args(env::var("RUSTC_LINKER").map(|linker| format!("-Clinker={linker}")));
     let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     rustc.args(flags.split('\x1f').filter(|flag| !flag.is_empty()));
-    rustc.args(
-        library_folders()
-            .iter()
-            .map(|folder| format!("-Lnative={folder}")),
-    );
+    rustc.args(library_folders().iter().map(|folder| format!("-Lnative={folder}")));
     rustc.stdout(Stdio::null()).stderr(Stdio::null());
     let linked = rustc.status().is_ok_and(|status| status.success());
     for left in [&file, &program] {
@@ -78,14 +70,8 @@ fn library_folders() -> Vec<String> {
     if let Ok(folder) = env::var("SQLITE3_LIB_DIR") {
         return vec![folder];
     }
-    let asked = Command::new("pkg-config")
-        .args(["--libs-only-L", "sqlite3"])
-        .output();
+    let asked = Command::new("pkg-config").args(["--libs-only-L", "sqlite3"]).output();
     let output = asked.map(|output| output.stdout).unwrap_or_default();
     let output = String::from_utf8_lossy(&output).into_owned();
-    output
-        .split_whitespace()
-        .filter_map(|flag| flag.strip_prefix("-L"))
-        .map(str::to_owned)
-        .collect()
+    output.split_whitespace().filter_map(|flag| flag.strip_prefix("-L")).map(str::to_owned).collect()
 }

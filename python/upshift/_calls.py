@@ -8,6 +8,7 @@ go through methods that a subclass overrides is driven from here, with the same 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import itertools
@@ -15,10 +16,13 @@ import logging
 import os
 import threading
 import time
+import types
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from upshift._native import ResultCache
 
 if TYPE_CHECKING:
     from upshift._native import Call, Flight, Lease, Request
@@ -33,7 +37,10 @@ PROCESS_POLL = 0.02
 LEASE_SECONDS = 3.0
 
 _MISSING = object()
+#: Methods as they are before anybody replaces them.
+_STOCK = {"set": ResultCache.set}
 _numbers = itertools.count(1)
+_NONCE = os.urandom(6).hex()
 _shared: weakref.WeakSet[Call] = weakref.WeakSet()
 #: Flights that the current coroutine, or one it was started from, is computing.
 _leading: contextvars.ContextVar[tuple[Flight, ...]] = contextvars.ContextVar("upshift_leading", default=())
@@ -44,9 +51,15 @@ _graph_lock = threading.Lock()
 _refreshing: set[asyncio.Task[Any]] = set()
 
 
-def next_number() -> int:
-    """A number no other call of this function returned."""
-    return next(_numbers)
+def private_namespace() -> str:
+    """A prefix of keys that nothing else has, in this process or another: a key that a user writes to disk must not be
+    met again by another process's private function."""
+    return f"#{_NONCE}{os.getpid():x}.{next(_numbers)}"
+
+
+def is_asynchronous(function: Callable[..., Any]) -> bool:
+    """Whether calling it makes a coroutine: a coroutine function, or an object whose class has an async `__call__`."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(type(function), "__call__", None))
 
 
 def absolute(path: str) -> Path:
@@ -88,7 +101,7 @@ class _Overridden:
     """Lookup and store through the cache's own `get` and `set`, which a subclass or a test replaced."""
 
     def __init__(self, call: Call, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.call = call
+        self.call, self.request = call, request
         if call.has_key_func:
             self.key = request.key
         else:
@@ -96,11 +109,23 @@ class _Overridden:
 
     def look(self, count: bool = True) -> tuple[str, Any]:
         value = self.call.cache.get(self.key, _MISSING)
+        if count:
+            self.call.count(value is not _MISSING)
         return ("absent", None) if value is _MISSING else ("fresh", value)
 
     def store(self, flight: Flight | None, value: Any, seconds: float) -> None:
-        if flight is None or not flight.doomed:
-            self.call.cache.set(self.key, value, *self.call.terms(value))
+        if flight is not None and flight.doomed:
+            return
+        cache = self.call.cache
+        if self.request.memory_only and self.key == self.request.key and not _overrides(cache, "set"):
+            # `set` would write it to disk, where the key means nothing.
+            self.call.store(self.request, flight, value, seconds)
+        else:
+            cache.set(self.key, value, *self.call.terms(value))
+
+
+def _overrides(cache: ResultCache, name: str) -> bool:
+    return name in vars(cache) or getattr(type(cache), name) is not _STOCK[name]
 
 
 def _tiers(call: Call, request: Request, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Stock | _Overridden:
@@ -142,13 +167,13 @@ def _compute_once(
     stale: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    fresh_only: bool = False,
+    background: bool = False,
 ) -> Any:
-    if not call.single_flight:
+    if not call.single_flight and not background:
         return _compute(call, tiers, None, stale, args, kwargs)
     deadline = None if call.wait_timeout is None else time.monotonic() + call.wait_timeout
     while True:
-        leads, flight = call.join(request, True)
+        leads, flight = call.join(request)
         if not leads:
             landed, value = call.wait(flight, _left(deadline))
             if landed == "value":
@@ -161,14 +186,15 @@ def _compute_once(
         succeeded, value = False, None
         lease = None
         try:
-            state, value = ("absent", None) if fresh_only else tiers.look(False)
+            state, value = tiers.look(False)
             if state != "fresh":
-                lease, state, value = _lease(call, request, tiers, deadline, fresh_only)
+                lease, state, value = _lease(call, request, tiers, deadline)
             if state != "fresh":
                 value = _compute(call, tiers, flight, stale, args, kwargs)
                 if lease is not None:
                     call.cache.flush()
-            succeeded = True
+            # A coroutine can be awaited once: every caller needs its own.
+            succeeded = not isinstance(value, types.CoroutineType)
             return value
         finally:
             call.end(request, flight, succeeded, value)
@@ -189,7 +215,8 @@ def _compute(
         value = call.function(*args, **kwargs)
     except Exception as error:
         return _rescue(call, error, stale)
-    tiers.store(flight, value, time.perf_counter() - started)
+    if not isinstance(value, types.CoroutineType):
+        tiers.store(flight, value, time.perf_counter() - started)
     return value
 
 
@@ -216,7 +243,7 @@ def _take_lease(call: Call, request: Request) -> Lease | Literal[False] | None:
 
 
 def _lease(
-    call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None, fresh_only: bool
+    call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None
 ) -> tuple[Lease | None, str, Any]:
     """Waits until this process may compute (the lease) or another has (a fresh value)."""
     pause = threading.Event()
@@ -224,7 +251,7 @@ def _lease(
         lease = _take_lease(call, request)
         if lease is None:
             return None, "absent", None
-        state, value = ("absent", None) if fresh_only else tiers.look(False)
+        state, value = tiers.look(False)
         if state == "fresh":
             if lease is not False:
                 lease.release()
@@ -263,20 +290,21 @@ async def _compute_once_async(
     stale: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    fresh_only: bool = False,
+    background: bool = False,
 ) -> Any:
-    if not call.single_flight:
+    if not call.single_flight and not background:
         return await _compute_async(call, tiers, None, stale, args, kwargs)
     deadline = None if call.wait_timeout is None else time.monotonic() + call.wait_timeout
     while True:
-        leads, flight = call.join(request, False)
+        leads, flight = call.join(request)
         if not leads:
-            if not _may_wait(flight):
+            mine = _leading.get()
+            if not _may_wait(flight, mine):
                 return await _compute_async(call, tiers, None, stale, args, kwargs)
             try:
                 await _landing(call, flight, deadline)
             finally:
-                _waited(flight)
+                _waited(flight, mine)
             _ended, succeeded, value = flight.outcome()
             if succeeded:
                 return value
@@ -285,9 +313,9 @@ async def _compute_once_async(
         lease = None
         token = _leading.set((*_leading.get(), flight))
         try:
-            state, value = ("absent", None) if fresh_only else tiers.look(False)
+            state, value = tiers.look(False)
             if state != "fresh":
-                lease, state, value = await _lease_async(call, request, tiers, deadline, fresh_only)
+                lease, state, value = await _lease_async(call, request, tiers, deadline)
             if state != "fresh":
                 value = await _compute_async(call, tiers, flight, stale, args, kwargs)
                 if lease is not None:
@@ -295,10 +323,12 @@ async def _compute_once_async(
             succeeded = True
             return value
         finally:
-            _leading.reset(token)
             call.end(request, flight, succeeded, value)
             if lease is not None:
                 lease.release()
+            # An abandoned coroutine is closed by the collector, in another context, where there is nothing to reset.
+            with contextlib.suppress(ValueError):
+                _leading.reset(token)
 
 
 async def _compute_async(
@@ -323,13 +353,13 @@ async def _compute_async(
 
 
 async def _lease_async(
-    call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None, fresh_only: bool
+    call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None
 ) -> tuple[Lease | None, str, Any]:
     while True:
         lease = _take_lease(call, request)
         if lease is None:
             return None, "absent", None
-        state, value = ("absent", None) if fresh_only else tiers.look(False)
+        state, value = tiers.look(False)
         if state == "fresh":
             if lease is not False:
                 lease.release()
@@ -353,7 +383,7 @@ async def _landing(call: Call, flight: Flight, deadline: float | None) -> None:
 
     def notify() -> None:
         # A loop that was closed meanwhile has nobody left to wake.
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(wake)
 
     flight.add_done_callback(notify)
@@ -363,13 +393,12 @@ async def _landing(call: Call, flight: Flight, deadline: float | None) -> None:
         raise call.timed_out() from None
 
 
-def _may_wait(flight: Flight) -> bool:
-    """Notes that the current computation waits for `flight`; False if that could never end.
+def _may_wait(flight: Flight, mine: tuple[Flight, ...]) -> bool:
+    """Notes that the current computation, which leads `mine`, waits for `flight`; False if that could never end.
 
     It could not if `flight` is being computed by a caller of this very coroutine, or by one that, through others, waits
     for such a caller. Tasks inherit the context they were created in, so this sees through `gather` and `create_task`.
     """
-    mine = _leading.get()
     with _graph_lock:
         reached, pending = set(), [flight]
         while pending:
@@ -384,9 +413,9 @@ def _may_wait(flight: Flight) -> bool:
     return True
 
 
-def _waited(flight: Flight) -> None:
+def _waited(flight: Flight, mine: tuple[Flight, ...]) -> None:
     with _graph_lock:
-        for led in _leading.get():
+        for led in mine:
             waits = _waits_for[led]
             waits.remove(flight)
             if not waits:
@@ -398,7 +427,7 @@ def _waited(flight: Flight) -> None:
 
 def refresh(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Computes and stores now; a coroutine for a coroutine function."""
-    if inspect.iscoroutinefunction(call.function):
+    if is_asynchronous(call.function):
         return _refresh_async(call, args, kwargs)
     request = call.resolve(args, kwargs)
     if request is None:
@@ -422,8 +451,8 @@ def refresh_later(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if request is None or call.is_computing(request):
         return
     tiers = _tiers(call, request, args, kwargs)
-    if inspect.iscoroutinefunction(call.function):
-        work = _compute_once_async(call, request, tiers, _MISSING, args, kwargs, fresh_only=True)
+    if is_asynchronous(call.function):
+        work = _compute_once_async(call, request, tiers, _MISSING, args, kwargs, background=True)
         task = asyncio.get_running_loop().create_task(_logged(call, work))
         _refreshing.add(task)
         task.add_done_callback(_refreshing.discard)
@@ -431,11 +460,15 @@ def refresh_later(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     def work_in_thread() -> None:
         try:
-            _compute_once(call, request, tiers, _MISSING, args, kwargs, fresh_only=True)
+            _compute_once(call, request, tiers, _MISSING, args, kwargs, background=True)
         except Exception:
             logger.exception("background refresh of %s failed", call.name)
 
-    threading.Thread(target=work_in_thread, name="upshift-refresh", daemon=True).start()
+    try:
+        threading.Thread(target=work_in_thread, name="upshift-refresh", daemon=True).start()
+    except RuntimeError:
+        # No more threads, as at interpreter exit: the stale value is served all the same.
+        logger.exception("background refresh of %s could not be started", call.name)
 
 
 async def _logged(call: Call, work: Coroutine[Any, Any, Any]) -> None:
@@ -443,3 +476,10 @@ async def _logged(call: Call, work: Coroutine[Any, Any, Any]) -> None:
         await work
     except Exception:
         logger.exception("background refresh of %s failed", call.name)
+
+
+def after_fork_child() -> None:
+    """In a forked child: what threads of the parent held or waited for is nobody's."""
+    global _graph_lock
+    _graph_lock = threading.Lock()
+    _waits_for.clear()

@@ -9,12 +9,12 @@ from __future__ import annotations
 import atexit
 import functools
 import inspect
+import logging
 import os
 import sqlite3
 import sys
 import threading
 import types
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,9 +24,11 @@ from upshift._views import EntriesView, StatsView, TagsView
 
 __all__ = ["CachedFunction", "ResultCache"]
 
-#: Which code each name stands for, per cache: name -> (code or callable, its globals).
-_names: weakref.WeakKeyDictionary[ResultCache, dict[str, tuple[object, object]]] = weakref.WeakKeyDictionary()
-_connections: weakref.WeakKeyDictionary[ResultCache, sqlite3.Connection] = weakref.WeakKeyDictionary()
+# Kept in the cache itself, `_registry`, where the collector sees it (the globals of a function may hold the cache):
+#: name -> (code or callable, its globals), which code each name stands for.
+_NAMES = "names"
+#: The connection that `db_conn` opened.
+_CONNECTION = "connection"
 _registry_lock = threading.Lock()
 
 
@@ -93,7 +95,7 @@ def cached(
         name, private = _identify(self, function)
         # A key_func's keys are used verbatim: whose they are is the user's choice.
         private = private and key_func is None
-        asynchronous = inspect.iscoroutinefunction(function)
+        asynchronous = _calls.is_asynchronous(function)
         across = single_flight == "processes"
         call = _native.Call(
             self,
@@ -124,7 +126,7 @@ def cached(
 def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]]:
     """The signature as the native binder takes it; any arguments at all if the callable does not tell."""
     try:
-        signature = inspect.signature(function)
+        signature = _signature(function)
     except ValueError:
         if ignored:
             raise ValueError(f"ignore needs a signature, and {function!r} has none") from None
@@ -145,6 +147,17 @@ def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[
     ]
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature that calls are bound to: that of the wrapped function only if the wrapper takes any arguments."""
+    try:
+        own = inspect.signature(function, follow_wrapped=False)
+    except ValueError:
+        return inspect.signature(function)
+    kinds = {parameter.kind for parameter in own.parameters.values()}
+    anything = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds
+    return inspect.signature(function) if anything else own
+
+
 def _identify(cache: ResultCache, function: Callable[..., Any]) -> tuple[str, bool]:
     """Name under which a function's keys stand, and whether it is private to this object.
 
@@ -154,17 +167,27 @@ def _identify(cache: ResultCache, function: Callable[..., Any]) -> tuple[str, bo
     qualname = getattr(function, "__qualname__", None)
     code = getattr(function, "__code__", None)
     if not isinstance(qualname, str):
-        return f"#{_calls.next_number()}/{type(function).__module__}.{type(function).__qualname__}", True
+        return f"{_calls.private_namespace()}/{type(function).__module__}.{type(function).__qualname__}", True
     name = f"{_module_name(function)}.{qualname}".replace(":", "_")
     # A method that uses super() closes over its class alone; that identifies it well enough.
     closed_over = set(getattr(code, "co_freevars", ())) - {"__class__"}
-    private = bool(closed_over) or "<lambda>" in qualname or _module_name(function) is None
+    private = bool(closed_over) or "<lambda>" in qualname or _module_name(function) is None or _is_of_object(function)
     if not private:
         identity = (function if code is None else code, getattr(function, "__globals__", None))
         with _registry_lock:
-            known = _names.setdefault(cache, {}).setdefault(name, identity)
+            known = cache._registry.setdefault(_NAMES, {}).setdefault(name, identity)
         private = not _same_code(known, identity)
-    return (f"#{_calls.next_number()}/{name}", True) if private else (name, False)
+    return (f"{_calls.private_namespace()}/{name}", True) if private else (name, False)
+
+
+def _is_of_object(function: Callable[..., Any]) -> bool:
+    """Whether it is a bound method whose name does not tell of which object; a class that it is named after is told."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or isinstance(owner, types.ModuleType):
+        return False
+    name = getattr(function, "__name__", None)
+    named_after = isinstance(owner, type) and f"{owner.__qualname__}.{name}" == function.__qualname__
+    return not named_after or owner.__module__ != function.__module__
 
 
 def _same_code(known: tuple[object, object], new: tuple[object, object]) -> bool:
@@ -198,6 +221,9 @@ def _metadata(function: Callable[..., Any], asynchronous: bool) -> dict[str, Any
         except AttributeError:
             continue
     attributes.update(getattr(function, "__dict__", {}))
+    # What another caching decorator left on the function must not hide the methods of this one.
+    for name in ("cache_clear", "cache_info", "cache_key", "invalidate", "refresh"):
+        attributes.pop(name, None)
     attributes["__wrapped__"] = function
     if asynchronous:
         attributes.update(_calls.coroutine_marks())
@@ -228,7 +254,7 @@ def close(self: ResultCache) -> None:
     Leaves no `-wal` or `-shm` file behind; the main file stays. Blocks until pending writes are on disk.
     """
     with _registry_lock:
-        connection = _connections.pop(self, None)
+        connection = self._registry.pop(_CONNECTION, None)
     if connection is not None:
         connection.close()
     self._close_store()
@@ -237,16 +263,17 @@ def close(self: ResultCache) -> None:
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`.
+    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`. Also
+    None if upshift was built with an SQLite library of its own, because two libraries must not open one file.
     """
     path = self._db_path()
     if path is None:
         return None
     self.flush()
     with _registry_lock:
-        connection = _connections.get(self)
-        if connection is None:
-            connection = _connections[self] = sqlite3.connect(path, check_same_thread=False)
+        connection: sqlite3.Connection | None = self._registry.get(_CONNECTION)
+        if connection is None and _native.shares_interpreter_library():
+            connection = self._registry[_CONNECTION] = sqlite3.connect(path, check_same_thread=False)
     return connection
 
 
@@ -387,6 +414,12 @@ _attach(
     },
 )
 
+def _after_fork_child() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    _calls.after_fork_child()
+
+
 # For annotations that are evaluated: `CachedFunction[[int], str]`.
 CachedFunction.__class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[assignment, method-assign]
 
@@ -397,4 +430,7 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_native.after_fork_parent,
         after_in_child=_native.after_fork_child,
     )
+    os.register_at_fork(after_in_child=_after_fork_child)
 atexit.register(_native.shutdown)
+# Quiet unless the application configures logging.
+logging.getLogger("upshift").addHandler(logging.NullHandler())

@@ -91,7 +91,25 @@ impl Expiry {
         }
     }
 
-    /// Takes out one slot whose deadline is not after `now`. `deadline` must give the deadlines that were scheduled.
+    /// Changes the deadline of `slot` from `from` to `to`.
+    ///
+    /// A slot whose deadline moves back stays where it is: it is placed anew when its old bucket comes up. So an entry
+    /// that is overwritten again and again is moved once in each lifetime, not with each write.
+    #[inline]
+    pub fn reschedule(&mut self, slot: u32, from: u64, to: u64) {
+        if from > to || to == NEVER {
+            self.cancel(slot);
+            self.schedule(slot, to);
+        }
+    }
+
+    /// Whether some deadline may have passed by `now`.
+    #[inline]
+    pub fn may_be_due(&self, now: u64) -> bool {
+        now >= self.next
+    }
+
+    /// Takes out one slot whose deadline is not after `now`. `deadline` must give the present deadlines.
     #[inline]
     pub fn pop(&mut self, now: u64, deadline: impl Fn(u32) -> u64) -> Option<u32> {
         if now < self.next {
@@ -127,6 +145,12 @@ impl Expiry {
                 let slot = wheel.heads[bucket];
                 let link = self.links[slot];
                 wheel.unlink(&mut self.links, slot, link);
+                let due = deadline(slot);
+                if due > now {
+                    // Rescheduled since it was placed.
+                    wheel.place(&mut self.links, slot, due);
+                    continue;
+                }
                 self.len -= 1;
                 return Some(slot);
             }
@@ -163,11 +187,9 @@ impl Expiry {
                 assert!(due >= self.next, "slot {slot} is due before the earliest");
                 let level = bucket >> BITS;
                 let shift = BITS * level as u32;
-                assert_eq!(
-                    due.max(wheel.turned) >> shift & 63,
-                    bucket as u64 & 63,
-                    "slot {slot} at level {level}"
-                );
+                let above = u64::MAX.checked_shl(shift + BITS).unwrap_or(0);
+                let start = (wheel.turned & above) | (bucket as u64 & 63) << shift;
+                assert!(start <= due.max(wheel.turned), "slot {slot} at level {level}");
                 assert_eq!(self.links[slot].prev, prev);
                 prev = slot;
                 slot = self.links[slot].next;
@@ -291,9 +313,10 @@ mod tests {
                         }
                     }
                     _ => {
-                        expiry.cancel(slot);
-                        expiry.schedule(slot, now + span);
-                        due.insert(slot, now + span);
+                        match due.insert(slot, now + span) {
+                            Some(from) => expiry.reschedule(slot, from, now + span),
+                            None => expiry.schedule(slot, now + span),
+                        }
                     }
                 }
                 expiry.validate(due.len(), |slot| due[&slot]);

@@ -74,6 +74,9 @@ unsafe fn same_key_slow(a: *mut ffi::PyObject, b: *mut ffi::PyObject) -> Same {
         if ta == tb && ta == &raw mut ffi::PyUnicode_Type {
             return same_str(a, b).into();
         }
+        if ta == tb && ta == &raw mut ffi::PyLong_Type {
+            return same_int(a, b).into();
+        }
         if ffi::PyTuple_CheckExact(a) != 0 && ffi::PyTuple_CheckExact(b) != 0 {
             let len = ffi::PyTuple_GET_SIZE(a);
             if len != ffi::PyTuple_GET_SIZE(b) {
@@ -150,6 +153,33 @@ unsafe fn same_str(a: *mut ffi::PyObject, b: *mut ffi::PyObject) -> bool {
     }
 }
 
+/// An int of up to one digit: what CPython 3.9 to 3.14 have in common. The word is a size up to 3.11 (its sign is that of
+/// the int) and a tag from 3.12 on (sign in the two lowest bits, number of digits above three).
+#[repr(C)]
+struct SmallInt {
+    head: ffi::PyObject,
+    word: isize,
+    digit: u32,
+}
+
+/// Whether two exact `int` objects are equal. Ints of one digit, below 2^30, are compared in place.
+#[inline(always)]
+unsafe fn same_int(a: *mut ffi::PyObject, b: *mut ffi::PyObject) -> bool {
+    #[cfg(Py_3_12)]
+    const ONE_DIGIT: std::ops::RangeInclusive<isize> = 8..=15;
+    #[cfg(not(Py_3_12))]
+    const ONE_DIGIT: std::ops::RangeInclusive<isize> = -1..=1;
+    // SAFETY: both are exact ints, whose first digit lies behind the word on every supported version; a size of 0 has none
+    // that counts, but only the one object 0 has it.
+    unsafe {
+        let (x, y) = (a.cast::<SmallInt>(), b.cast::<SmallInt>());
+        if ONE_DIGIT.contains(&(*x).word) && ONE_DIGIT.contains(&(*y).word) && (*x).word != 0 {
+            return (*x).word == (*y).word && (*x).digit == (*y).digit;
+        }
+        ffi::PyObject_RichCompareBool(a, b, ffi::Py_EQ) == 1
+    }
+}
+
 /// Hash of a call argument under call semantics, mixed into `hash`; `None` if it is not of a type whose identity is
 /// its value (exact str, int, float, bool, None, bytes, and tuples of those).
 #[inline(always)]
@@ -217,7 +247,10 @@ pub fn same_argument(stored: *mut ffi::PyObject, wanted: *mut ffi::PyObject) -> 
                 && (0..len)
                     .all(|i| same_argument(ffi::PyTuple_GET_ITEM(stored, i), ffi::PyTuple_GET_ITEM(wanted, i)));
         }
-        if kind == &raw mut ffi::PyLong_Type || kind == &raw mut ffi::PyBytes_Type {
+        if kind == &raw mut ffi::PyLong_Type {
+            return same_int(stored, wanted);
+        }
+        if kind == &raw mut ffi::PyBytes_Type {
             return ffi::PyObject_RichCompareBool(stored, wanted, ffi::Py_EQ) == 1;
         }
         false

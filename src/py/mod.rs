@@ -5,12 +5,13 @@
 //! - [`lookup`]: hashing and comparing keys without running Python code
 //! - [`keys`], [`codec`]: text keys of calls, values on disk
 //! - [`lock`], [`lease`]: what users may hold
-//! - [`runtime`], [`logging`], [`errors`]: background work, log lines, exceptions
+//! - [`runtime`], [`logging`], [`errors`], [`hang`]: background work, log lines, exceptions, the end of the interpreter
 
 mod cache;
 mod cached;
 mod codec;
 mod errors;
+mod hang;
 mod keys;
 mod lease;
 mod lock;
@@ -21,6 +22,7 @@ mod runtime;
 
 use errors::log_error;
 use lookup::thread_ident;
+use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
 
 #[pymodule(gil_used = true)]
@@ -44,6 +46,10 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         logging::install();
+        if cfg!(debug_assertions) {
+            let text = c"this is a debug build of upshift: it is slow, measure nothing with it";
+            PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), text, 1)?;
+        }
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         module.add("debug_build", cfg!(debug_assertions))?;
         module.add("CachedFunction", cached::callable::cached_function_type(py)?)?;

@@ -6,10 +6,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use super::cache::{ResultCache, core, disk};
 use crate::cache::persist;
+use crate::store::SharedMark;
 use crate::support::runtime;
 use crate::support::sync::AttachedCell;
 
@@ -148,7 +150,26 @@ fn travel(seconds: f64) {
     crate::support::clock::travel((seconds * 1e9) as u64);
 }
 
+/// Whether the engine and the interpreter's `sqlite3` use the very same SQLite library. Two copies in one process would
+/// defeat each other's file locks.
+#[pyfunction]
+fn shares_interpreter_library(py: Python<'_>) -> PyResult<bool> {
+    let mark = SharedMark::new().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    let options = PyDict::new(py);
+    options.set_item("uri", true)?;
+    let sqlite3 = py.import("sqlite3")?;
+    let connection = sqlite3.call_method("connect", (mark.uri(),), Some(&options))?;
+    let seen = connection.call_method1("execute", ("SELECT count(*) FROM mark",));
+    connection.call_method0("close")?;
+    match seen {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_instance(py, &sqlite3.getattr("OperationalError")?) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(shares_interpreter_library, module)?)?;
     module.add_function(wrap_pyfunction!(shutdown, module)?)?;
     module.add_function(wrap_pyfunction!(before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(after_fork_parent, module)?)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::OpenFlags;
 
 use super::Error;
-use super::log_head::LogHead;
+use super::log_head::{self, LogHead};
 use crate::support::runtime::pid;
 
 /// How long a statement waits for another process before it fails with "database is locked".
@@ -111,6 +111,12 @@ impl Connection {
     /// Pages in the write-ahead log, if it can be told.
     pub fn log_pages(&self) -> Option<u32> {
         self.head.as_ref().map(|head| head.state().frames())
+    }
+
+    /// Leaves the log alone when closed. For a file that was replaced under its name: what bears the name of its log now
+    /// is the log of the new one.
+    pub fn keep_log(&self) {
+        log_head::keep_log(self);
     }
 
     /// Moves pages of the write-ahead log into the file.

@@ -123,6 +123,18 @@ pub fn check(path: &Path) -> Result<FileId, Error> {
     Ok(FileId { path: path.to_owned() })
 }
 
+/// Names whatever file has this path now, if there is one.
+pub fn id_of(path: &Path) -> Option<FileId> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let found = fs::metadata(path).ok()?;
+        Some(FileId { inode: (found.dev(), found.ino()) })
+    }
+    #[cfg(not(unix))]
+    path.exists().then(|| FileId { path: path.to_owned() })
+}
+
 #[cfg(unix)]
 fn check_access(path: &Path, found: &fs::Metadata) -> Result<(), Error> {
     use std::os::unix::fs::MetadataExt;
@@ -166,7 +178,8 @@ pub fn refuse_other_library(path: &Path, id: &FileId) -> Result<(), Error> {
     Ok(())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The path with something added to its name.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)

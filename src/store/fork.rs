@@ -50,7 +50,6 @@ mod unix {
         if SALT.swap(pid, Ordering::SeqCst) == pid {
             return;
         }
-        let replacement: Fstat = fstat;
         // SAFETY: the default VFS lives as long as the process. `xSetSystemCall` stores a pointer to a function, which it
         // calls with the signature of `fstat`; the function is never unloaded.
         unsafe {
@@ -59,7 +58,7 @@ mod unix {
                 return;
             }
             if let Some(set) = (*vfs).xSetSystemCall {
-                let pointer = std::mem::transmute::<Fstat, unsafe extern "C" fn()>(replacement);
+                let pointer = std::mem::transmute::<Fstat, unsafe extern "C" fn()>(fstat);
                 set(vfs, c"fstat".as_ptr(), Some(pointer));
             }
         }

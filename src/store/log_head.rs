@@ -1,4 +1,5 @@
-//! Whether a file in WAL mode was changed, without a system call.
+//! What SQLite's own functions do not offer about the write-ahead log: whether it was changed, without a system call,
+//! and that it is not deleted.
 //!
 //! The index of the write-ahead log lies in memory shared by all processes that use the file. It begins with a header
 //! that every commit changes, described in SQLite's "WAL-mode File Format". SQLite compares this header whenever a read
@@ -72,5 +73,20 @@ impl LogHead {
         let state = std::array::from_fn(|n| words[n].load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         LogState(state)
+    }
+}
+
+/// Lets the connection, should it be the last, close without deleting the log and its index.
+pub(super) fn keep_log(connection: &rusqlite::Connection) {
+    let mut keep: c_int = 1;
+    // SAFETY: the connection is open; PERSIST_WAL takes a pointer to an integer. A file without support for it says so,
+    // and there is nothing to be done about that.
+    unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_PERSIST_WAL,
+            std::ptr::from_mut(&mut keep).cast(),
+        );
     }
 }

@@ -12,6 +12,7 @@
 mod connection;
 mod file;
 pub mod fork;
+mod library;
 mod log_head;
 mod lookup;
 mod migrate;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use connection::{Checkpoint, Connection, Synchronous};
 pub use file::FileId;
+pub use library::SharedMark;
 pub use log_head::LogState;
 pub use lookup::Line;
 pub use migrate::Migration;
@@ -54,6 +56,8 @@ pub struct Opened {
     /// Resolved path; symbolic links followed.
     pub path: PathBuf,
     pub id: FileId,
+    /// The write-ahead log, if there is one.
+    pub log: Option<FileId>,
     pub writer: Connection,
     pub reader: Reader,
 }
@@ -68,13 +72,23 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, FileId), Error> {
     Ok((path, id))
 }
 
+/// Fails if another SQLite library in this process has the file open. Can only happen with a bundled library, and can
+/// only be told while our own has no connection to the file.
+pub fn refuse_other_library(path: &Path, id: &FileId) -> Result<(), Error> {
+    // A forked child inherits descriptors that nobody uses.
+    if fork::is_child() { Ok(()) } else { file::refuse_other_library(path, id) }
+}
+
+/// Whether the write-ahead log under the name of this file is another one than that of the opening: someone deleted the
+/// file, and has opened a new one by now.
+pub fn is_log_replaced(path: &Path, log: Option<&FileId>) -> bool {
+    file::id_of(&file::beside(path, "-wal")).is_some_and(|found| Some(&found) != log)
+}
+
 /// Opens a writing and a reading connection on a path from [`prepare`], in WAL mode, and brings the schema up to date.
 ///
 /// Blocks while another process migrates the file or holds it locked, up to the busy timeout of the connections.
 pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened, Error> {
-    if !fork::is_child() {
-        file::refuse_other_library(path, &id)?;
-    }
     fork::separate_from_parent();
     let mut writer = Connection::open(path)?;
     if writer.is_readonly("main")? {
@@ -87,5 +101,6 @@ pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened,
     if file::check(path)? != id {
         return Err(Error::Untrusted { path: path.to_owned(), reason: "replaced while it was being opened" });
     }
-    Ok(Opened { path: path.to_owned(), id, writer, reader })
+    let log = file::id_of(&file::beside(path, "-wal"));
+    Ok(Opened { path: path.to_owned(), id, log, writer, reader })
 }

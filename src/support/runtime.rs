@@ -49,10 +49,7 @@ pub fn after(delay: Duration, job: impl FnOnce() + Send + 'static) -> io::Result
 }
 
 /// Runs `job` on the blocking pool again and again, `interval` after its last run ended, until it breaks or panics.
-pub fn every(
-    interval: Duration,
-    mut job: impl FnMut() -> ControlFlow<()> + Send + 'static,
-) -> io::Result<()> {
+pub fn every(interval: Duration, mut job: impl FnMut() -> ControlFlow<()> + Send + 'static) -> io::Result<()> {
     handle()?.spawn(async move {
         loop {
             tokio::time::sleep(interval).await;
@@ -82,9 +79,7 @@ pub fn stop(timeout: Duration) -> bool {
         return true;
     }
     // The thread itself gives up on jobs after `timeout`; the margin is for its own wake-up.
-    stopped
-        .recv_timeout(timeout + Duration::from_millis(100))
-        .is_ok()
+    stopped.recv_timeout(timeout + Duration::from_millis(100)).is_ok()
 }
 
 /// Forgets the parent's runtime in a forked child. Its threads do not exist here; the next use starts a new one.
@@ -113,23 +108,17 @@ fn start() -> io::Result<Running> {
     let handle = runtime.handle().clone();
     let (stop, stop_asked) = oneshot::channel::<Duration>();
     let (done, stopped) = mpsc::channel();
-    std::thread::Builder::new()
-        .name("upshift-runtime".to_owned())
-        .spawn(move || {
-            let timeout = runtime.block_on(stop_asked).unwrap_or_default();
-            let begun = std::time::Instant::now();
-            runtime.shutdown_timeout(timeout);
-            // `shutdown_timeout` does not tell; when it used up its time, jobs were still running.
-            if begun.elapsed() < timeout {
-                // Nobody listens any more if `stop` gave up first.
-                let _ = done.send(());
-            }
-        })?;
-    Ok(Running {
-        handle,
-        stop,
-        stopped,
-    })
+    std::thread::Builder::new().name("upshift-runtime".to_owned()).spawn(move || {
+        let timeout = runtime.block_on(stop_asked).unwrap_or_default();
+        let begun = std::time::Instant::now();
+        runtime.shutdown_timeout(timeout);
+        // `shutdown_timeout` does not tell; when it used up its time, jobs were still running.
+        if begun.elapsed() < timeout {
+            // Nobody listens any more if `stop` gave up first.
+            let _ = done.send(());
+        }
+    })?;
+    Ok(Running { handle, stop, stopped })
 }
 
 #[cfg(test)]
@@ -147,11 +136,7 @@ mod tests {
         let _turn = TURN.lock();
         for _ in 0..2 {
             let (send, receive) = mpsc::channel();
-            spawn_blocking(move || {
-                send.send(std::thread::current().name().map(str::to_owned))
-                    .unwrap()
-            })
-            .unwrap();
+            spawn_blocking(move || send.send(std::thread::current().name().map(str::to_owned)).unwrap()).unwrap();
             assert_eq!(receive.recv().unwrap().as_deref(), Some("upshift-blocking"));
             assert!(stop(Duration::from_secs(5)));
             assert!(stop(Duration::from_secs(5)));

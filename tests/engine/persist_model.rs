@@ -13,13 +13,7 @@ const HOUR: i64 = 3_600_000_000;
 
 #[derive(Clone, Debug)]
 enum Action {
-    Put {
-        key: usize,
-        value: u8,
-        live: Option<bool>,
-        tags: Vec<usize>,
-        function: Option<usize>,
-    },
+    Put { key: usize, value: u8, live: Option<bool>, tags: Vec<usize>, function: Option<usize> },
     Get(usize),
     Discard(usize),
     Touch(usize),
@@ -66,8 +60,7 @@ struct Model(BTreeMap<String, Row>);
 
 impl Model {
     fn live(row: &Row) -> bool {
-        row.expires
-            .is_none_or(|expires| expires > clock::epoch_micros())
+        row.expires.is_none_or(|expires| expires > clock::epoch_micros())
     }
 
     fn get(&self, key: &str) -> Option<&Row> {
@@ -96,13 +89,7 @@ fn normal(mut row: Row) -> Row {
 
 fn step(tier: &mut DiskTier, path: &std::path::Path, model: &mut Model, action: &Action) {
     match action {
-        Action::Put {
-            key,
-            value,
-            live,
-            tags,
-            function,
-        } => {
+        Action::Put { key, value, live, tags, function } => {
             let now = clock::epoch_micros();
             let mut tags: Vec<String> = tags.iter().map(|tag| TAGS[*tag].to_owned()).collect();
             tags.sort();
@@ -139,16 +126,12 @@ fn step(tier: &mut DiskTier, path: &std::path::Path, model: &mut Model, action: 
         }
         Action::Pattern(pattern) => {
             let removed = model.remove(|key, _| key.contains(PATTERNS[*pattern]));
-            assert_eq!(
-                sorted(tier.invalidate_pattern(PATTERNS[*pattern]).unwrap()),
-                removed
-            );
+            assert_eq!(sorted(tier.invalidate_pattern(PATTERNS[*pattern]).unwrap()), removed);
         }
         Action::Function(function) => {
             let name = FUNCTIONS[*function];
-            let removed = model.remove(|key, row| {
-                row.function.as_deref() == Some(name) || key.starts_with(&format!("{name}:"))
-            });
+            let removed =
+                model.remove(|key, row| row.function.as_deref() == Some(name) || key.starts_with(&format!("{name}:")));
             assert_eq!(sorted(tier.invalidate_function(name).unwrap()), removed);
         }
         Action::Clear => {
@@ -185,54 +168,23 @@ fn step(tier: &mut DiskTier, path: &std::path::Path, model: &mut Model, action: 
 /// The tables themselves, as any other tool sees them: no row too many, no orphan.
 fn check_tables(path: &std::path::Path, model: &Model) {
     let tables = rusqlite::Connection::open(path).unwrap();
-    let mut keys = tables
-        .prepare("SELECT cache_key FROM result_cache ORDER BY cache_key")
-        .unwrap();
-    let keys: Vec<String> = keys
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
+    let mut keys = tables.prepare("SELECT cache_key FROM result_cache ORDER BY cache_key").unwrap();
+    let keys: Vec<String> = keys.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     assert_eq!(keys, model.0.keys().cloned().collect::<Vec<_>>());
     for (table, expected) in [
-        (
-            "cache_tags",
-            model.0.values().map(|row| row.tags.len()).sum::<usize>(),
-        ),
-        (
-            "upshift_functions",
-            model
-                .0
-                .values()
-                .filter(|row| row.function.is_some())
-                .count(),
-        ),
+        ("cache_tags", model.0.values().map(|row| row.tags.len()).sum::<usize>()),
+        ("upshift_functions", model.0.values().filter(|row| row.function.is_some()).count()),
     ] {
-        let count: i64 = tables
-            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
-                row.get(0)
-            })
-            .unwrap();
+        let count: i64 = tables.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         assert_eq!(count, expected as i64, "{table}");
     }
-    let sound: String = tables
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
+    let sound: String = tables.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");
-    assert!(
-        tables
-            .prepare("PRAGMA foreign_key_check")
-            .unwrap()
-            .query([])
-            .unwrap()
-            .next()
-            .unwrap()
-            .is_none()
-    );
+    assert!(tables.prepare("PRAGMA foreign_key_check").unwrap().query([]).unwrap().next().unwrap().is_none());
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn behaves_like_a_map(actions in prop::collection::vec(action(), 1..60)) {
@@ -250,7 +202,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Two openings of one file that know nothing of each other, as in two processes. A memory tier that drops what it is
     /// told to drop never serves a value that is not current.

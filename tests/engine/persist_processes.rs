@@ -7,10 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{
-    eventually, finish, open, open_apart, open_with, row, sorted, spawn, tagged, value,
-    wait_until_ready,
-};
+use common::{eventually, finish, open, open_apart, open_with, row, sorted, spawn, tagged, value, wait_until_ready};
 use upshift::cache::persist::{self, Change, DiskTier, Durability};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -82,19 +79,13 @@ fn acknowledged_rows_survive_kill_9() {
         let mut acknowledged = None;
         while acknowledged < Some(150) {
             let line = lines.next().unwrap().unwrap();
-            acknowledged = line
-                .strip_prefix("put ")
-                .map(|n| n.parse::<i32>().unwrap())
-                .or(acknowledged);
+            acknowledged = line.strip_prefix("put ").map(|n| n.parse::<i32>().unwrap()).or(acknowledged);
         }
         child.kill().unwrap();
         child.wait().unwrap();
         // What it wrote before it died.
         for line in lines.map_while(Result::ok) {
-            acknowledged = line
-                .strip_prefix("put ")
-                .and_then(|n| n.parse().ok())
-                .or(acknowledged);
+            acknowledged = line.strip_prefix("put ").and_then(|n| n.parse().ok()).or(acknowledged);
         }
         let tier = open(&path);
         for n in 0..=acknowledged.unwrap() {
@@ -125,8 +116,7 @@ fn invalidations_reach_other_processes() {
     let path = folder.path().join("cache.db");
     let tier = open(&path);
     for key in ["replaced", "deleted", "kept", "p:1", "f:1"] {
-        tier.put(key, tagged("old", if key == "kept" { &[] } else { &["t"] }))
-            .unwrap();
+        tier.put(key, tagged("old", if key == "kept" { &[] } else { &["t"] })).unwrap();
     }
     assert!(tier.flush(None).unwrap());
     assert_eq!(tier.changes(), []);
@@ -239,17 +229,10 @@ fn many_processes_write_one_file() {
     let rows = tier.preload(usize::MAX).unwrap();
     let expected: Vec<String> = pids
         .iter()
-        .flat_map(|pid| {
-            (0..200)
-                .filter(|n| n % 10 != 0)
-                .map(move |n| format!("{pid}:{n}"))
-        })
+        .flat_map(|pid| (0..200).filter(|n| n % 10 != 0).map(move |n| format!("{pid}:{n}")))
         .chain(["shared".to_owned()])
         .collect();
-    assert_eq!(
-        sorted(rows.into_iter().map(|(key, _)| key).collect()),
-        sorted(expected)
-    );
+    assert_eq!(sorted(rows.into_iter().map(|(key, _)| key).collect()), sorted(expected));
     assert_eq!(tier.errors(), 0);
     tier.close();
     check_sound(&path);
@@ -259,11 +242,7 @@ fn hammer(path: &Path) {
     let tier = open_with(path, Durability::Process);
     let me = std::process::id();
     for n in 0..200 {
-        tier.put(
-            &format!("{me}:{n}"),
-            tagged("x", &[&format!("{me}:{}", n % 10)]),
-        )
-        .unwrap();
+        tier.put(&format!("{me}:{n}"), tagged("x", &[&format!("{me}:{}", n % 10)])).unwrap();
         tier.put("shared", row(&me.to_string())).unwrap();
         tier.get("shared").unwrap();
         tier.changes();
@@ -285,10 +264,7 @@ fn a_forked_child_opens_the_file_anew() {
         }
         tier.close();
         check_sound(&path);
-        let names: Vec<_> = std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["cache.db"], "{role}");
     }
 }
@@ -328,15 +304,11 @@ fn fork(path: &Path, hooks: bool) {
             tier.put("child later", row("x")).unwrap();
             let other = rusqlite::Connection::open(path).unwrap();
             let sql = "SELECT count(*) FROM result_cache WHERE cache_key = 'child later'";
-            eventually(|| {
-                other
-                    .query_row(sql, [], |row| row.get::<_, i64>(0))
-                    .unwrap()
-                    == 1
-            });
+            eventually(|| other.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() == 1);
             assert_eq!(tier.errors(), 0);
             tier.close();
         }));
+        // SAFETY: ends the child at once, without running what the parent registered for its own end.
         unsafe { libc::_exit(i32::from(outcome.is_err())) };
     }
     use std::io::Read;
@@ -356,8 +328,6 @@ fn fork(path: &Path, hooks: bool) {
 
 fn check_sound(path: &Path) {
     let tables = rusqlite::Connection::open(path).unwrap();
-    let sound: String = tables
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
+    let sound: String = tables.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(sound, "ok");
 }

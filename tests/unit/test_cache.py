@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import pickle
 import sys
@@ -10,7 +9,7 @@ import types
 
 import pytest
 
-from upshift import CachedFunction, ResultCache
+from upshift import CachedFunction, ResultCache, _native
 from upshift import cache as facade
 
 
@@ -120,7 +119,7 @@ class TestDecorated:
         assert (made.__name__, made.__doc__, made.__module__) == ("plain", "Documented.", __name__)
         assert inspect.signature(made) == inspect.signature(plain)
         assert made.__code__ is plain.__code__
-        assert not asyncio.iscoroutinefunction(made)
+        assert not inspect.iscoroutinefunction(made)
 
     def test_static_and_class_methods_stay_what_they_are(self):
         cache = ResultCache()
@@ -170,3 +169,7 @@ def test_public_names_arrive_on_first_use():
     assert upshift.ResultCache is ResultCache
     with pytest.raises(AttributeError, match="has no attribute 'ResultCash'"):
         upshift.ResultCash  # noqa: B018
+
+
+def test_the_interpreters_sqlite_library_is_shared():  # openclaw §1.1 "one SQLite library per process"
+    assert _native.shares_interpreter_library() is True

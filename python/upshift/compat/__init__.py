@@ -25,9 +25,14 @@ _finder = Finder()
 
 
 class Status:
-    """A served import path: ``module``, ``system``, its public ``names``, and whether it is ``imported`` yet."""
+    """A served import path, as of the moment it was asked for."""
 
-    __slots__ = ("imported", "module", "names", "system")
+    __slots__ = {  # noqa: RUF023
+        "module": "The import path.",
+        "system": "Name of the system it belongs to.",
+        "names": "Its public names, a tuple.",
+        "imported": "Whether anything in this process has imported it yet.",
+    }
 
     def __init__(self, module: str) -> None:
         self.module = module

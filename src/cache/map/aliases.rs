@@ -42,6 +42,11 @@ impl<A> Aliases<A> {
         self.table.find(spread(hash), |record| record.slot == slot).map(|record| &record.alias)
     }
 
+    #[inline]
+    pub fn has(&self, slot: u32) -> bool {
+        self.hashes.get(slot).is_some_and(Option::is_some)
+    }
+
     /// The slot must not have one.
     pub fn set(&mut self, slot: u32, hash: u32, alias: A) {
         self.hashes.reach(slot, None);

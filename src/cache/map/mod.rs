@@ -187,6 +187,18 @@ impl<K, V, A> Cache<K, V, A> {
         self.policy.order().into_iter().map(Slot).collect()
     }
 
+    /// The value of an entry that `fresh` accepts by its expiry, counted as a use.
+    #[inline(always)]
+    pub fn serve(&mut self, slot: Slot, fresh: impl FnOnce(u64) -> bool) -> Option<&V> {
+        let entry = &mut self.entries[slot.0];
+        if !fresh(entry.expires) {
+            return None;
+        }
+        entry.accesses = entry.accesses.saturating_add(1);
+        self.policy.access(slot.0, entry.hash);
+        Some(&entry.value)
+    }
+
     /// Counts a use of the entry and tells the policy.
     #[inline(always)]
     pub fn touch(&mut self, slot: Slot) {

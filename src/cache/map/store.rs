@@ -1,7 +1,7 @@
 //! Storing and removing: O(1) amortised an entry apart from the policies with a heap, plus O(labels of the entry).
 
-use super::{Cache, Limits, keep, spread};
-use crate::cache::entry::{Entry, Extra, ExtraId, New, Reason, Removals, Removed, Slot};
+use super::{Cache, Limits, MOST, keep, spread};
+use crate::cache::entry::{DEFAULT_COST, Entry, Extra, ExtraId, New, Reason, Removals, Removed, Slot};
 use crate::cache::labels::Marks;
 use crate::cache::policy::{Facts, Policy, PolicyKind};
 
@@ -137,6 +137,55 @@ impl<K, V, A> Cache<K, V, A> {
             let facts = self.facts(slot);
             self.policy.update(slot, &facts);
         }
+    }
+
+    /// [`replace`](Self::replace) for the plain case: no labels, weight, grace or alias before or after. Returns the old
+    /// value, or the new one as an error if the case is not plain.
+    #[inline]
+    pub fn swap(&mut self, slot: Slot, value: V, now: u64, expires: u64) -> Result<V, V> {
+        let slot = slot.0;
+        if expires <= now || !self.is_plain(slot) {
+            return Err(value);
+        }
+        let entry = &mut self.entries[slot];
+        let from = std::mem::replace(&mut entry.expires, expires);
+        let value = std::mem::replace(&mut entry.value, value);
+        (entry.created, entry.accesses) = (now, 0);
+        let facts = Facts { hash: entry.hash, accesses: 0, expires, weight: 0, cost: DEFAULT_COST };
+        self.policy.update(slot, &facts);
+        self.expiry.reschedule(slot, from, expires);
+        Ok(value)
+    }
+
+    /// [`insert`](Self::insert) into a full cache for the plain case: the new entry takes the place of the policy's victim,
+    /// which is returned. Key and value come back as an error if the case is not plain, or nothing needs to go.
+    #[inline]
+    pub fn displace(&mut self, hash: u64, key: K, value: V, now: u64, expires: u64) -> Result<(K, V), (K, V)> {
+        let full = self.entries.len() == self.limits.entries.min(MOST) && self.limits.bytes.is_none();
+        if !full || expires <= now || self.expiry.may_be_due(now) {
+            return Err((key, value));
+        }
+        let Some(slot) = self.policy.victim().filter(|slot| self.is_plain(*slot)) else {
+            return Err((key, value));
+        };
+        let kept = keep(hash);
+        let new = Entry { key, value, expires, created: now, hash: kept, accesses: 0, weight: 0, extra: ExtraId::NONE };
+        let old = std::mem::replace(&mut self.entries[slot], new);
+        if let Ok(record) = self.table.find_entry(spread(old.hash), |&record| record == slot) {
+            record.remove();
+        }
+        self.link(spread(kept), slot);
+        self.policy.remove(slot);
+        self.policy.insert(slot, &Facts { hash: kept, accesses: 0, expires, weight: 0, cost: DEFAULT_COST });
+        self.expiry.reschedule(slot, old.expires, expires);
+        Ok((old.key, old.value))
+    }
+
+    /// Whether the entry has nothing but a value and an expiry.
+    #[inline]
+    fn is_plain(&self, slot: u32) -> bool {
+        let entry = &self.entries[slot];
+        entry.extra == ExtraId::NONE && entry.weight == 0 && !self.aliases.has(slot)
     }
 
     /// Gives the entry a second key, in place of the one it had, which is returned.

@@ -94,11 +94,16 @@ impl Shared {
         }
         let stored = cursor.stored();
         // On failure, which is counted, the position stays, and the next call reads them.
-        if let Ok(found) = self.read(|reader| stored_since(reader, stored, self.origin)) {
-            rest.state = state;
-            cursor.stored.store(found.last, Ordering::Relaxed);
-            changes.extend(found.changes);
+        match self.read_quietly(|reader| stored_since(reader, stored, self.origin)) {
+            Ok(found) => {
+                rest.state = state;
+                cursor.stored.store(found.last, Ordering::Relaxed);
+                changes.extend(found.changes);
+            }
+            Err(error) => self.note("read failed", &error),
         }
+        drop(rest);
+        self.complain();
         changes
     }
 }

@@ -82,8 +82,9 @@ impl Shared {
         let result = job(&mut writer).map_err(PersistError::from);
         drop(self.give_back(writer));
         if let Err(error) = &result {
-            self.report("lease failed", error);
+            self.note("lease failed", error);
         }
+        self.complain();
         result
     }
 

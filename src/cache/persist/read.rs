@@ -191,8 +191,9 @@ impl Shared {
     /// Runs a read; a failure is counted and logged.
     pub fn read<T>(&self, job: impl FnOnce(&mut Snapshot<'_>) -> rusqlite::Result<T>) -> Result<T> {
         let result = self.read_quietly(job);
-        if let Err(error @ PersistError::Store(_)) = &result {
-            self.report("read failed", error);
+        if let Err(error) = &result {
+            self.note("read failed", error);
+            self.complain();
         }
         result
     }
@@ -228,7 +229,7 @@ impl Shared {
             self.seated.wait(&mut seat);
         }
         MutexGuard::try_map(seat, |seat| match seat {
-            Seat::Here(reader) => Some(reader),
+            Seat::Here(reader) => Some(&mut **reader),
             Seat::Away | Seat::Closed => None,
         })
         .map_err(|_| PersistError::Closed)

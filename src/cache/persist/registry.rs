@@ -28,6 +28,7 @@ struct Registry {
 }
 
 struct Entry {
+    path: PathBuf,
     shared: Weak<Shared>,
     /// Its last handle is writing what is left. Whoever opens the file waits, to find everything written.
     closing: bool,
@@ -118,23 +119,13 @@ impl Handle {
         let Some(Attached { tier: Some(tier), .. }) = self.tier.peek() else {
             return;
         };
-        let registry = registry();
-        let mut files = registry.files.lock();
+        let files = registry().files.lock();
         let mut state = tier.shared.state.lock();
         state.handles -= 1;
         let last = state.handles == 0;
         drop(state);
-        if !last {
-            return;
-        }
-        let entry = files.get_mut(&tier.shared.id);
-        let entry = entry.filter(|entry| entry.shared.as_ptr() == Arc::as_ptr(&tier.shared));
-        let registered = entry.map(|entry| entry.closing = true).is_some();
-        drop(files);
-        tier.shared.shut_down();
-        if registered {
-            registry.files.lock().remove(&tier.shared.id);
-            registry.closed.notify_all();
+        if last {
+            drop(shut_down(files, &tier.shared));
         }
     }
 }
@@ -150,18 +141,42 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
     let mut files = registry.files.lock();
     let (path, id) = loop {
         let (path, id) = store::prepare(path)?;
-        if !files.get(&id).is_some_and(|entry| entry.closing) {
-            break (path, id);
+        if files.get(&id).is_some_and(|entry| entry.closing) {
+            registry.closed.wait(&mut files);
+            continue;
         }
-        registry.closed.wait(&mut files);
+        // Someone deleted the file that other handles have open under this name. Its logs still bear the name, so it has
+        // to be closed before the new file is opened; those handles stay closed.
+        let replaced = files.iter().find(|(other, entry)| **other != id && entry.path == path);
+        match replaced.map(|(_, entry)| entry.shared.upgrade()) {
+            Some(Some(shared)) => files = shut_down(files, &shared),
+            _ => break (path, id),
+        }
     };
     if let Some(shared) = files.get(&id).and_then(|entry| entry.shared.upgrade()) {
         return tie(shared, options, position);
     }
+    store::refuse_other_library(&path, &id)?;
     let shared = open_shared(&path, id.clone())?;
-    let entry = Entry { shared: Arc::downgrade(&shared), closing: false };
+    let entry = Entry { path, shared: Arc::downgrade(&shared), closing: false };
     files.insert(id, entry);
     tie(shared, options, position)
+}
+
+/// Closes an instance. Whoever opens the file meanwhile waits.
+fn shut_down(mut files: MutexGuard<'static, Files>, shared: &Arc<Shared>) -> MutexGuard<'static, Files> {
+    let is_this = |entry: &Entry| entry.shared.as_ptr() == Arc::as_ptr(shared);
+    let entry = files.get_mut(&shared.id).filter(|entry| is_this(entry));
+    let registered = entry.map(|entry| entry.closing = true).is_some();
+    drop(files);
+    shared.shut_down();
+    let registry = registry();
+    let mut files = registry.files.lock();
+    if registered {
+        files.remove(&shared.id);
+        registry.closed.notify_all();
+    }
+    files
 }
 
 fn open_shared(path: &Path, id: FileId) -> Result<Arc<Shared>> {
@@ -202,7 +217,7 @@ struct Held {
 struct Parked {
     shared: Arc<Shared>,
     writer: Option<Connection>,
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
 }
 
 thread_local! {
@@ -232,7 +247,11 @@ pub fn after_fork_parent() {
     };
     for Parked { shared, writer, reader } in parked {
         if let Some(reader) = reader {
-            *shared.reader.lock() = Seat::Here(reader);
+            let mut seat = shared.reader.lock();
+            if matches!(*seat, Seat::Away) {
+                *seat = Seat::Here(reader);
+            }
+            drop(seat);
             shared.seated.notify_all();
         }
         if let Some(writer) = writer {

@@ -1,6 +1,7 @@
 //! What all handles of one file share.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -32,6 +33,8 @@ pub enum Queued {
 /// Locks: `state` is taken for bookkeeping only, never while the disk is used and never together with `reader`.
 pub(super) struct Shared {
     pub id: FileId,
+    pub path: PathBuf,
+    pub log: Option<FileId>,
     /// Names this opening in the change log.
     pub origin: i64,
     pub host: String,
@@ -59,6 +62,8 @@ pub(super) struct State {
     pub committed: Seq,
     /// Failed commits.
     pub failures: u64,
+    /// Not logged yet.
+    complaint: Option<String>,
     /// Set while the disk refuses commits.
     pub failing: Option<Backoff>,
     /// Answers to commands, until the caller picks them up.
@@ -80,10 +85,9 @@ pub(super) struct State {
     pub seen: i64,
 }
 
-/// The reading connection. There is one per store, so its size does not matter.
-#[allow(clippy::large_enum_variant)]
+/// The reading connection.
 pub(super) enum Seat {
-    Here(Reader),
+    Here(Box<Reader>),
     /// Put aside for the moment of a fork.
     Away,
     Closed,
@@ -97,6 +101,7 @@ impl Shared {
             pending,
             committed: 0,
             failures: 0,
+            complaint: None,
             failing: None,
             replies: HashMap::new(),
             writer: Some(opened.writer),
@@ -111,12 +116,14 @@ impl Shared {
         };
         Self {
             id: opened.id,
+            path: opened.path,
+            log: opened.log,
             origin,
             host,
             this,
             state: Mutex::new(state),
             moved: Condvar::new(),
-            reader: Mutex::new(Seat::Here(opened.reader)),
+            reader: Mutex::new(Seat::Here(Box::new(opened.reader))),
             seated: Condvar::new(),
             resting: AtomicBool::new(false),
             unsettled,
@@ -230,13 +237,23 @@ impl Shared {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a failure and logs the first one. Not to be called with a lock held: a logger may run anything.
-    pub fn report(&self, what: &str, error: &PersistError) {
+    /// Counts a failure. The first one is kept for [`Self::complain`].
+    pub fn note(&self, what: &str, error: &PersistError) {
+        if matches!(error, PersistError::Closed) {
+            return;
+        }
         self.count_error();
-        if self.warned.swap(true, Ordering::Relaxed) {
-            log::debug!(target: "upshift.cache", "disk tier: {what}: {error}");
-        } else {
-            log::warn!(target: "upshift.cache", "disk tier: {what}: {error}; further errors are only counted");
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            self.state.lock().complaint = Some(format!("{what}: {error}"));
+        }
+    }
+
+    /// Logs the first failure. Not to be called with a lock or a connection held: a logger may run anything, also code
+    /// that uses this tier.
+    pub fn complain(&self) {
+        let complaint = self.state.lock().complaint.take();
+        if let Some(complaint) = complaint {
+            log::warn!(target: "upshift.cache", "disk tier: {complaint}; further errors are only counted");
         }
     }
 

@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 use super::pending::{Batch, Command, Op, Seq};
 use super::shared::{LIMIT_BYTES, Seat, Shared, State};
 use super::{PersistError, Result};
-use crate::store::{Checkpoint, Connection, Synchronous};
+use crate::store::{self, Checkpoint, Connection, Synchronous};
 use crate::support::{clock, runtime};
 
 /// How long the first write of a group waits for company. Others see it this much later.
@@ -111,6 +111,12 @@ impl Shared {
     }
 
     fn drive_until(&self, until: Until, deadline: Option<Instant>) -> bool {
+        let done = self.write_or_wait(until, deadline);
+        self.complain();
+        done
+    }
+
+    fn write_or_wait(&self, until: Until, deadline: Option<Instant>) -> bool {
         let mut state = self.state.lock();
         let failures = state.failures;
         loop {
@@ -236,6 +242,7 @@ impl Shared {
         drop(state);
         let writer = self.write_until(writer, Until::Committed(Seq::MAX), None);
         drop(self.give_back(writer));
+        self.complain();
     }
 
     /// Puts the writing connection back and returns with the state locked.
@@ -285,8 +292,8 @@ impl Shared {
                     self.checkpoint(&writer);
                 }
                 Err(error) => {
+                    self.note("commit failed", &error);
                     self.put_off(batch);
-                    self.report("commit failed", &error);
                     return writer;
                 }
             }
@@ -353,7 +360,7 @@ impl Shared {
             let removed = match self.matching(&command) {
                 Ok(stored) => self.mark(seq, &command, stored),
                 Err(error) => {
-                    self.report("read failed", &error);
+                    self.note("read failed", &error);
                     // Which rows it would have removed is unknown, so none may be read any more.
                     let mut state = self.state.lock();
                     let removed = mark_pending(&mut state, seq, &command);
@@ -384,9 +391,12 @@ impl Shared {
         removed
     }
 
-    /// Writes what is left and closes both connections. To be called once, for the last handle.
+    /// Writes what is left and closes both connections. Idempotent.
     pub fn shut_down(&self) {
         let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
         // Nothing is accepted from here on.
         state.closed = true;
         let writer = loop {
@@ -410,8 +420,14 @@ impl Shared {
         let reader = std::mem::replace(&mut *self.reader.lock(), Seat::Closed);
         self.seated.notify_all();
         drop(reader);
-        // Busy means that another process still uses the log, and will clean up.
-        drop(writer.checkpoint(Checkpoint::Truncate));
+        if store::is_log_replaced(&self.path, self.log.as_ref()) {
+            writer.keep_log();
+        } else {
+            // Busy means that another process still uses the log, and will clean up.
+            drop(writer.checkpoint(Checkpoint::Truncate));
+        }
+        drop(writer);
+        self.complain();
         if lost > 0 {
             log::warn!(target: "upshift.cache", "disk tier: closed with {lost} operations that could not be written");
         }

@@ -18,7 +18,7 @@ use crate::py::cached::flight::{self, Flight};
 use crate::py::codec::estimate_size;
 use crate::support::clock::{self, NEVER};
 
-/// Group label of the string keys that contain more than one ':', see [`invalidate`].
+/// Group label of the string keys that contain more than one ':', or lone surrogates, see [`invalidate`].
 const SEVERAL_COLONS: u64 = 0;
 
 /// How to store an entry; the default is what `set(key, value)` does.
@@ -41,6 +41,8 @@ pub struct Put<'a> {
     pub memory_only: bool,
     /// Fraction of the lifetime to take off at random instead of the cache's own.
     pub jitter: Option<f64>,
+    /// The computation whose result it is; if that was invalidated, nothing is stored.
+    pub flight: Option<&'a Flight>,
 }
 
 /// The entries an invalidation is about.
@@ -280,6 +282,9 @@ pub fn put<'py>(
 ) -> PyResult<()> {
     let (py, this) = (slf.py(), slf.get());
     let ttl = lifetime(this, py, &put);
+    if put.flight.is_some_and(Flight::is_doomed) {
+        return Ok(());
+    }
     if ttl < 0.0 {
         this.state.with(py, |state| state.counters.sets += 1);
         return remove_silently(slf, key, hash);
@@ -290,6 +295,10 @@ pub fn put<'py>(
         _ => disk::Prepared::None,
     };
     let weight = weigh(this, value)?;
+    // Encoding and sizing run user code, and may have let other threads in.
+    if put.flight.is_some_and(Flight::is_doomed) {
+        return Ok(());
+    }
     let gone = insert(this, key, hash, value, text.as_deref(), ttl, weight, put)?;
     this.state.with(py, |state| state.counters.sets += 1);
     let written = disk::enqueue(slf, row);
@@ -318,7 +327,8 @@ pub fn insert(
     let expires = now.saturating_add(lifetime);
     let mut gone = Gone::default();
     this.state.with(py, |state| {
-        let labels = labels(state, text, &put);
+        let odd = text.is_none() && key.is_instance_of::<PyString>();
+        let labels = labels(state, text, odd, &put);
         let new = New { now, expires, grace: put.grace, weight, cost: put.cost, labels: &labels, alias: put.alias };
         match slot {
             Some(slot) => state.engine.replace(slot, value.clone().unbind(), new, &mut gone),
@@ -332,13 +342,17 @@ pub fn insert(
     Ok(gone)
 }
 
-fn labels(state: &mut State, text: Option<&str>, put: &Put<'_>) -> smallvec::SmallVec<[LabelId; 4]> {
+/// `odd`: the key is a str that is no text (lone surrogates), so that it has no head to be found by.
+fn labels(state: &mut State, text: Option<&str>, odd: bool, put: &Put<'_>) -> smallvec::SmallVec<[LabelId; 4]> {
     let mut labels = smallvec::SmallVec::new();
     for tag in put.tags {
         labels.push(state.engine.label(Label::Tag(tag.as_str().into())));
     }
     if let Some(group) = put.group {
         labels.push(state.engine.label(Label::Group(group)));
+    }
+    if odd {
+        labels.push(state.engine.label(Label::Group(SEVERAL_COLONS)));
     }
     if let Some((text, colon)) = text.and_then(|text| text.find(':').map(|colon| (text, colon))) {
         labels.push(state.engine.label(Label::Head(text[..=colon].into())));
@@ -610,7 +624,8 @@ pub fn traverse(this: &ResultCache, visit: &PyVisit<'_>) -> Result<(), PyTravers
                     visit.call(&alias.arguments)?;
                 }
             }
-            visit.call(&this.flights)
+            visit.call(&this.flights)?;
+            visit.call(&this.registry)
         })
     };
     entries.unwrap_or(Ok(()))?;

@@ -13,11 +13,13 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::state::{Found, Gone};
+use super::state::{Found, Gone, State};
 use super::{ResultCache, options};
 use crate::cache::New;
+use crate::py::hang;
 use crate::py::lookup::fold_hash;
 use crate::support::clock::{self, NEVER};
+use crate::support::sync::Entered;
 
 type Fastcall = unsafe extern "C" fn(
     *mut ffi::PyObject,
@@ -88,12 +90,10 @@ unsafe extern "C" fn get(
             }
             let mut state = cache.get().state.enter(py);
             match state.find(py, fold_hash(hash), key) {
-                Found::At(slot) if state.is_live(slot) => {
-                    state.engine.touch(slot);
-                    state.counters.hits += 1;
-                    let value = state.engine.entry(slot).value.as_ptr();
-                    ffi::Py_INCREF(value);
-                    return Some(value);
+                Found::At(slot) => {
+                    if let Some(value) = state.hit(py, slot) {
+                        return Some(value);
+                    }
                 }
                 Found::Absent if !cache.get().has(super::ELABORATE) => {
                     state.counters.misses += 1;
@@ -149,34 +149,65 @@ unsafe fn put(
     value: *mut ffi::PyObject,
     lifetime: u64,
 ) -> bool {
-    let mut gone = Gone::default();
-    {
-        let mut state = cache.get().state.enter(py);
-        let now = clock::start_of(lifetime);
-        let new = New { expires: now.saturating_add(lifetime), ..New::at(now) };
-        // SAFETY: key and value are live objects that the caller holds.
-        let own = |object| unsafe { Bound::from_borrowed_ptr(py, object).unbind() };
-        match state.find(py, hash, key) {
-            Found::At(slot) => drop(state.engine.replace(slot, own(value), new, &mut gone)),
-            Found::Absent => drop(state.engine.insert(hash, own(key), own(value), new, &mut gone)),
-            found @ Found::Ask(_) => {
+    // SAFETY: key and value are live objects that the caller holds.
+    let own = |object| unsafe { Bound::from_borrowed_ptr(py, object).unbind() };
+    let now = clock::start_of(lifetime);
+    let expires = now.saturating_add(lifetime);
+    let mut state = cache.get().state.enter(py);
+    let state_ref = &mut *state;
+    match state_ref.find(py, hash, key) {
+        Found::At(slot) => match state_ref.engine.swap(slot, own(value), now, expires) {
+            Ok(old) => {
+                state_ref.counters.sets += 1;
                 drop(state);
-                Python::attach(|_| drop(found));
-                return false;
+                give_up(old);
             }
-        }
-        state.counters.sets += 1;
-        state.count(&gone);
-    }
-    // Given up by hand: without PyO3's own bookkeeping of attachment, dropping a `Py` would put it off.
-    for removed in gone {
-        let alias = removed.alias.map(|alias| alias.arguments);
-        for object in [removed.key, Some(removed.value), alias].into_iter().flatten() {
-            // SAFETY: the reference is owned, and nobody is inside the cell any more.
-            unsafe { ffi::Py_DECREF(object.into_ptr()) };
+            Err(value) => {
+                let mut gone = Gone::default();
+                state_ref.engine.replace(slot, value, New { expires, ..New::at(now) }, &mut gone);
+                stored(state, gone);
+            }
+        },
+        Found::Absent => match state_ref.engine.displace(hash, own(key), own(value), now, expires) {
+            Ok((key, value)) => {
+                state_ref.counters.sets += 1;
+                state_ref.counters.evictions += 1;
+                drop(state);
+                give_up(key);
+                give_up(value);
+            }
+            Err((key, value)) => {
+                let mut gone = Gone::default();
+                state_ref.engine.insert(hash, key, value, New { expires, ..New::at(now) }, &mut gone);
+                stored(state, gone);
+            }
+        },
+        found @ Found::Ask(_) => {
+            drop(state);
+            Python::attach(|_| drop(found));
+            return false;
         }
     }
     true
+}
+
+/// Counts a store and gives up what it removed.
+fn stored(mut state: Entered<'_, State>, gone: Gone) {
+    state.counters.sets += 1;
+    state.count(&gone);
+    drop(state);
+    for removed in gone {
+        let alias = removed.alias.map(|alias| alias.arguments);
+        [removed.key, Some(removed.value), alias].into_iter().flatten().for_each(give_up);
+    }
+}
+
+/// Gives up a reference, outside the cell. By hand: without PyO3's own bookkeeping of attachment, dropping a `Py` would
+/// put it off.
+#[inline(always)]
+fn give_up(object: Py<PyAny>) {
+    // SAFETY: the reference is owned and the thread is attached.
+    unsafe { ffi::Py_DECREF(object.into_ptr()) };
 }
 
 /// Nanoseconds of a plain ttl; `None` for what the general method has to look at.
@@ -233,7 +264,13 @@ unsafe fn general(
             let mut all = smallvec::SmallVec::<[*mut ffi::PyObject; 8]>::new();
             all.push(this);
             all.extend((0..(count + named) as usize).map(|i| *arguments.add(i)));
-            Some(ffi::PyObject_Vectorcall(method.as_ptr(), all.as_ptr(), count as usize + 1, names))
+            Some(match hang::vectorcall(py, method.as_ptr(), all.as_ptr(), count as usize + 1, names) {
+                Ok(result) => result.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    null_mut()
+                }
+            })
         }
     })
 }

@@ -120,6 +120,8 @@ pub struct ResultCache {
     pub(super) disk: Disk,
     /// Computations under way, key -> `Flight`.
     pub(super) flights: Py<PyDict>,
+    /// What `upshift.cache` keeps of this cache: names of decorated functions, the connection of `db_conn`.
+    pub(super) registry: Py<PyDict>,
     /// True. The collector may strike while the object is being allocated, before its fields are written; then it
     /// finds zeros.
     constructed: bool,
@@ -163,6 +165,7 @@ impl ResultCache {
             }),
             disk: Disk::default(),
             flights: PyDict::new(py).unbind(),
+            registry: PyDict::new(py).unbind(),
             constructed: true,
         })
     }
@@ -578,6 +581,12 @@ impl ResultCache {
     /// Whether `set` blocks for the disk (`durability` other than "memory").
     fn _waits_for_disk(&self) -> bool {
         self.disk.waits()
+    }
+
+    /// What `upshift.cache` keeps of this cache.
+    #[getter(_registry)]
+    fn get_registry(&self, py: Python<'_>) -> Py<PyDict> {
+        self.registry.clone_ref(py)
     }
 
     /// One round of background upkeep: expiry in both tiers.

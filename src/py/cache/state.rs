@@ -89,6 +89,15 @@ impl State {
         }
     }
 
+    /// Serves an entry as a hit: counts the use and returns a new reference to the value; `None` if it has expired.
+    #[inline(always)]
+    pub fn hit(&mut self, py: Python<'_>, slot: Slot) -> Option<*mut ffi::PyObject> {
+        let value = self.engine.serve(slot, |expires| !clock::is_past(expires))?;
+        let value = value.clone_ref(py).into_ptr();
+        self.counters.hits += 1;
+        Some(value)
+    }
+
     /// Whether the entry may be served at this moment.
     #[inline(always)]
     pub fn is_live(&self, slot: Slot) -> bool {

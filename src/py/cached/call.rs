@@ -22,6 +22,7 @@ use super::stock::Stock;
 use crate::py::cache::core::{self, Attach, Look, Put};
 use crate::py::cache::state::Alias;
 use crate::py::cache::{ResultCache, options};
+use crate::py::hang;
 use crate::py::keys::{CallKey, call_key};
 use crate::py::lookup::{fold, fold_argument, hash_key, same_argument};
 
@@ -40,6 +41,7 @@ pub struct Request {
     hash: u64,
     alias: Option<(u64, Py<PyAny>)>,
     /// The key means something in this process only.
+    #[pyo3(get)]
     memory_only: bool,
 }
 
@@ -124,7 +126,10 @@ impl Call {
             if names.is_null() && signature.is_exact(count) {
                 return self.serve_bound(py, cache, std::slice::from_raw_parts(arguments, count));
             }
-            let bound = signature.bind(arguments, count, names)?;
+            let mut bound = Bound1::new();
+            if !signature.bind(arguments, count, names, &mut bound) {
+                return None;
+            }
             self.serve_bound(py, cache, &bound)
         }
     }
@@ -165,13 +170,9 @@ impl Call {
         let mut state = cache.state.enter(py);
         let token = self.token;
         let slot = state.engine.find_alias(hash, |alias| alias.function == token && same(alias))?;
-        if !state.is_live(slot) {
-            return None;
-        }
-        state.engine.touch(slot);
-        state.counters.hits += 1;
+        let value = state.hit(py, slot)?;
         self.count(&self.hits);
-        Some(state.engine.entry(slot).value.clone_ref(py).into_ptr())
+        Some(value)
     }
 
     /// One more hit or miss of this function. The interpreter lock serialises it; atomic only to be `Sync`.
@@ -212,19 +213,22 @@ impl Call {
             let handler = if this.stock.holds_slowly(cache) { this.driver.as_ref() } else { Some(&this.overridden) };
             if let Some(handler) = handler {
                 let (positional, keywords) = collect(py, arguments, count, names)?;
-                return handler.call1(py, (slf, positional, keywords));
+                let all = (slf, positional, keywords).into_pyobject(py)?;
+                return hang::call(handler.bind(py), &all, None).map(Bound::unbind);
             }
             let compute = || {
-                let result = ffi::PyObject_Vectorcall(this.function.as_ptr(), arguments, count, names);
-                Bound::from_owned_ptr_or_err(py, result)
+                hang::vectorcall(py, this.function.as_ptr(), arguments, count, names)
             };
             let request = if this.key_func.is_some() {
                 let (positional, keywords) = collect(py, arguments, count, names)?;
                 Some(this.request_by_key_func(&positional, &keywords)?)
             } else {
-                match this.signature.as_ref().and_then(|signature| signature.bind(arguments, count, names)) {
-                    Some(bound) => this.request_for(py, &bound)?,
-                    None => None,
+                let mut bound = Bound1::new();
+                match &this.signature {
+                    Some(signature) if signature.bind(arguments, count, names, &mut bound) => {
+                        this.request_for(py, &bound)?
+                    }
+                    _ => None,
                 }
             };
             let Some(request) = request else {
@@ -294,15 +298,16 @@ impl Call {
         let deadline = self.wait_timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
         let (flights, key) = (cache.get().flights.bind(py), request.key.bind(py));
         loop {
-            let (leads, flight) = flight::join(flights, key, self.group, self.fixed_tags(), true)?;
+            let (leads, flight) = flight::join(flights, key, self.group, self.fixed_tags())?;
             if leads {
                 // Someone else may have landed between the lookup and the start of this flight.
-                if let Look::Fresh(value) = self.look(cache, request, false)? {
-                    flight::end(flights, key, &flight, Some(value.clone_ref(py)))?;
-                    return Ok(value);
-                }
-                let result = self.compute_and_store(cache, request, Some(flight.get()), stale, &compute);
-                let landed = result.as_ref().ok().map(|value| value.clone_ref(py));
+                let result = match self.look(cache, request, false) {
+                    Ok(Look::Fresh(value)) => Ok(value),
+                    Ok(_) => self.compute_and_store(cache, request, Some(flight.get()), stale, &compute),
+                    Err(error) => Err(error),
+                };
+                let landed = result.as_ref().ok().filter(|value| !is_coroutine(value.bind(py)));
+                let landed = landed.map(|value| value.clone_ref(py));
                 flight::end(flights, key, &flight, landed)?;
                 return result;
             }
@@ -327,6 +332,8 @@ impl Call {
     ) -> PyResult<Py<PyAny>> {
         let started = Instant::now();
         match compute() {
+            // It can be awaited once: every caller needs its own.
+            Ok(value) if is_coroutine(&value) => Ok(value.unbind()),
             Ok(value) => {
                 self.store_result(cache, request, flight, &value, started.elapsed().as_secs_f32())?;
                 Ok(value.unbind())
@@ -357,9 +364,6 @@ impl Call {
     ) -> PyResult<()> {
         let py = cache.py();
         let (ttl, tags) = self.terms_of(value)?;
-        if flight.is_some_and(Flight::is_doomed) {
-            return Ok(());
-        }
         let put = Put {
             ttl,
             tags: &tags,
@@ -370,6 +374,7 @@ impl Call {
             function: self.key_func.is_some().then_some(self.name.as_str()),
             memory_only: request.memory_only,
             jitter: self.jitter,
+            flight,
         };
         core::put(cache, request.key.bind(py), request.hash, value, put)
     }
@@ -380,13 +385,13 @@ impl Call {
         let ttl = match &self.ttl {
             Setting::Fixed(ttl) => *ttl,
             Setting::Derived(derive) => {
-                let ttl = derive.bind(py).call1((value,))?;
+                let ttl = hang::call(derive.bind(py), &PyTuple::new(py, [value])?, None)?;
                 if ttl.is_none() { None } else { Some(options::seconds(&ttl, "ttl")?) }
             }
         };
         let tags = match &self.tags {
             Setting::Fixed(tags) => tags.clone(),
-            Setting::Derived(derive) => options::tags(Some(&derive.bind(py).call1((value,))?))?,
+            Setting::Derived(derive) => options::tags(Some(&hang::call(derive.bind(py), &PyTuple::new(py, [value])?, None)?))?,
         };
         Ok((ttl, tags))
     }
@@ -405,7 +410,7 @@ impl Call {
     ) -> PyResult<Request> {
         let py = positional.py();
         let key_func = self.key_func.as_ref().ok_or_else(|| PyTypeError::new_err("no key_func"))?;
-        let key = key_func.bind(py).call(positional, Some(keywords))?;
+        let key = hang::call(key_func.bind(py), positional, Some(keywords))?;
         let hash = hash_key(&key)?;
         Ok(Request { key: key.unbind(), hash, alias: None, memory_only: self.memory_only })
     }
@@ -456,9 +461,10 @@ impl Call {
         let items: Vec<*mut ffi::PyObject> = alive.iter().map(|item| item.as_ptr()).collect();
         let names = PyTuple::new(positional.py(), keywords.keys())?;
         alive.push(names.clone().into_any());
+        let mut bound = Bound1::new();
         // SAFETY: `items` holds the positional objects and then one for each name, all kept alive by `alive`.
-        let bound = unsafe { signature.bind(items.as_ptr(), positional.len(), names.as_ptr()) };
-        Ok(bound.map(|bound| (bound, alive)))
+        let fits = unsafe { signature.bind(items.as_ptr(), positional.len(), names.as_ptr(), &mut bound) };
+        Ok(fits.then_some((bound, alive)))
     }
 
     /// A bound call as `generate_key` takes it, `version` included.
@@ -478,6 +484,11 @@ impl Call {
 
 /// Keyword under which `version=` enters the key; no call can pass one of this name by accident.
 const VERSION: &str = "\0version";
+
+fn is_coroutine(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: looks at the type of a live object.
+    unsafe { ffi::PyCoro_CheckExact(value.as_ptr()) != 0 }
+}
 
 /// The arguments of a vectorcall as the tuple and dict of an ordinary call.
 unsafe fn collect<'py>(

@@ -163,7 +163,7 @@ unsafe extern "C" fn vectorcall(
             if let Some(hit) = call.get().hit(py, arguments, count, names) {
                 return Ok(hit);
             }
-            Python::attach(|_| Call::miss(&call, arguments, count, names).map(Py::into_ptr).map_err(Some))
+            miss(&call, arguments, count, names)
         }
     }));
     match outcome {
@@ -183,6 +183,19 @@ unsafe extern "C" fn vectorcall(
             null_mut()
         }),
     }
+}
+
+/// Everything but a plain hit; kept out of the hot function.
+#[cold]
+#[inline(never)]
+unsafe fn miss(
+    call: &Bound<'_, Call>,
+    arguments: *const *mut ffi::PyObject,
+    count: usize,
+    names: *mut ffi::PyObject,
+) -> Result<*mut ffi::PyObject, Option<PyErr>> {
+    // SAFETY: vectorcall convention, passed on.
+    Python::attach(|_| unsafe { Call::miss(call, arguments, count, names).map(Py::into_ptr).map_err(Some) })
 }
 
 unsafe extern "C" fn bind_method(

@@ -35,7 +35,7 @@ struct Inner {
 /// Safe from any thread. It ends once, with a value or a failure.
 #[pyclass(frozen, weakref, module = "upshift._native")]
 pub struct Flight {
-    /// Thread that computes; 0 if a coroutine does.
+    /// Thread that computes, or on whose event loop a coroutine does: while it waits, the flight cannot end.
     leader: u64,
     /// The entry was invalidated meanwhile: the result is handed to those who wait, but not stored.
     doomed: AtomicBool,
@@ -138,13 +138,16 @@ pub fn join<'py>(
     key: &Bound<'py, PyAny>,
     function: u64,
     tags: &[String],
-    by_thread: bool,
 ) -> PyResult<(bool, Bound<'py, Flight>)> {
     if let Some(flight) = flights.get_item(key)? {
-        return Ok((false, flight.cast_into::<Flight>()?));
+        let flight = flight.cast_into::<Flight>()?;
+        // One that ended is still listed if the key's `__eq__` raised when it was to be taken out.
+        if flight.get().pending() {
+            return Ok((false, flight));
+        }
     }
     let flight = Flight {
-        leader: if by_thread { thread_ident() } else { 0 },
+        leader: thread_ident(),
         doomed: AtomicBool::new(false),
         function,
         tags: tags.to_vec(),

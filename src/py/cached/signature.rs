@@ -30,6 +30,9 @@ pub struct Signature {
     variable_positional: bool,
     variable_keyword: bool,
     any_ignored: bool,
+    /// `ignore=` names `*args`, `**kwargs`.
+    surplus_ignored: bool,
+    keywords_ignored: bool,
     /// Separates surplus keywords in a bound call; never equal to a user's object.
     mark: Py<PyAny>,
 }
@@ -45,6 +48,8 @@ impl Signature {
             variable_positional: false,
             variable_keyword: false,
             any_ignored: false,
+            surplus_ignored: false,
+            keywords_ignored: false,
             mark: py.import("builtins")?.getattr("object")?.call0()?.unbind(),
         };
         for parameter in parameters.try_iter()? {
@@ -56,8 +61,8 @@ impl Signature {
                 bool,
             ) = parameter?.extract()?;
             match kind {
-                2 => this.variable_positional = true,
-                4 => this.variable_keyword = true,
+                2 => (this.variable_positional, this.surplus_ignored) = (true, ignored),
+                4 => (this.variable_keyword, this.keywords_ignored) = (true, ignored),
                 kind => {
                     this.any_ignored |= ignored;
                     this.positional += usize::from(kind < 2);
@@ -88,7 +93,8 @@ impl Signature {
         self.parameters.len() == count && self.positional == count && !self.any_ignored
     }
 
-    /// Binds a vectorcall; `None` if the call does not fit the signature (the function itself then says why).
+    /// Binds a vectorcall into the empty `bound`; false if the call does not fit the signature (the function itself then
+    /// says why).
     ///
     /// # Safety
     /// `arguments` must hold `count` positional objects followed by one for each name in `names` (null or a tuple of
@@ -98,8 +104,8 @@ impl Signature {
         arguments: *const *mut ffi::PyObject,
         count: usize,
         names: *mut ffi::PyObject,
-    ) -> Option<Bound1> {
-        let mut bound = Bound1::new();
+        bound: &mut Bound1,
+    ) -> bool {
         let (mut surplus, mut keywords) = (SmallVec::<[_; 4]>::new(), SmallVec::<[_; 4]>::new());
         bound.resize(self.parameters.len(), std::ptr::null_mut());
         // SAFETY: the caller's promise about `arguments` and `names`.
@@ -109,9 +115,11 @@ impl Signature {
                 if i < self.positional {
                     bound[i] = argument;
                 } else if self.variable_positional {
-                    surplus.push(argument);
+                    if !self.surplus_ignored {
+                        surplus.push(argument);
+                    }
                 } else {
-                    return None;
+                    return false;
                 }
             }
             if !names.is_null() {
@@ -119,16 +127,20 @@ impl Signature {
                     let (name, value) = (ffi::PyTuple_GET_ITEM(names, i), *arguments.add(count + i as usize));
                     match self.position(name) {
                         Some(at) if bound[at].is_null() => bound[at] = value,
-                        Some(_) => return None,
+                        Some(_) => return false,
+                        None if self.keywords_ignored => {}
                         None if self.variable_keyword => keywords.push((name, value)),
-                        None => return None,
+                        None => return false,
                     }
                 }
             }
         }
         for (slot, parameter) in bound.iter_mut().zip(&self.parameters) {
             if slot.is_null() {
-                *slot = parameter.default.as_ref()?.as_ptr();
+                match &parameter.default {
+                    Some(default) => *slot = default.as_ptr(),
+                    None => return false,
+                }
             }
         }
         if self.any_ignored {
@@ -142,7 +154,7 @@ impl Signature {
             bound.push(self.mark.as_ptr());
             bound.extend(keywords.into_iter().flat_map(|(name, value)| [name, value]));
         }
-        Some(bound)
+        true
     }
 
     /// Index of the parameter that may be passed under `name`.

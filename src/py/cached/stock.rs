@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_ulong;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -24,13 +24,17 @@ const VALID_VERSION: c_ulong = 1 << 19;
 
 /// Remembers for which version of its class a cache was found unmodified.
 pub struct Stock {
-    kind: *mut ffi::PyTypeObject,
+    cache: *mut ffi::PyObject,
+    /// The class that was found unmodified. Followed only while it is the cache's: `__class__` can be assigned, and the
+    /// old class die.
+    kind: AtomicPtr<ffi::PyTypeObject>,
     /// Where the instance keeps its dict; null if it has none.
     dict: *mut *mut ffi::PyObject,
     version: AtomicU32,
 }
 
-// SAFETY: the pointers are only followed while attached, and the owning `Call` keeps the cache, hence both, alive.
+// SAFETY: the pointers are only followed while attached, and the owning `Call` keeps the cache alive, hence its class
+// and its dict.
 unsafe impl Send for Stock {}
 // SAFETY: as above.
 unsafe impl Sync for Stock {}
@@ -39,7 +43,8 @@ impl Stock {
     pub fn new(cache: &Bound<'_, ResultCache>) -> PyResult<Self> {
         // SAFETY: a live object; the answer is null or a pointer into it.
         let dict = unsafe { _PyObject_GetDictPtr(cache.as_ptr()) };
-        let stock = Self { kind: cache.get_type().as_type_ptr(), dict, version: AtomicU32::new(0) };
+        let kind = AtomicPtr::new(cache.get_type().as_type_ptr());
+        let stock = Self { cache: cache.as_ptr(), kind, dict, version: AtomicU32::new(0) };
         stock.holds_slowly(cache);
         Ok(stock)
     }
@@ -62,9 +67,11 @@ impl Stock {
         let version = self.version.load(Ordering::Relaxed);
         // SAFETY: see the struct.
         unsafe {
+            let kind = ffi::Py_TYPE(self.cache);
             version != 0
-                && (*self.kind).tp_version_tag == version
-                && (*self.kind).tp_flags & VALID_VERSION != 0
+                && kind == self.kind.load(Ordering::Relaxed)
+                && (*kind).tp_version_tag == version
+                && (*kind).tp_flags & VALID_VERSION != 0
         }
     }
 
@@ -78,7 +85,8 @@ impl Stock {
             });
             // The lookups above gave the class a version tag, if it could have one.
             // SAFETY: see the struct.
-            let version = if stock { unsafe { (*self.kind).tp_version_tag } } else { 0 };
+            let version = if stock { unsafe { (*kind.as_type_ptr()).tp_version_tag } } else { 0 };
+            self.kind.store(kind.as_type_ptr(), Ordering::Relaxed);
             self.version.store(version, Ordering::Relaxed);
             if !stock {
                 return false;

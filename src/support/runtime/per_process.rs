@@ -19,9 +19,7 @@ struct Node<T> {
 
 impl<T> PerProcess<T> {
     pub const fn new() -> Self {
-        Self {
-            first: OnceLock::new(),
-        }
+        Self { first: OnceLock::new() }
     }
 
     /// The value of this process. `make` builds it if there is none yet, given the parent's value after a fork.
@@ -36,15 +34,7 @@ impl<T> PerProcess<T> {
             parent = Some(&node.value);
             slot = &node.next;
         }
-        &slot
-            .get_or_init(|| {
-                Box::new(Node {
-                    pid,
-                    value: make(parent),
-                    next: OnceLock::new(),
-                })
-            })
-            .value
+        &slot.get_or_init(|| Box::new(Node { pid, value: make(parent), next: OnceLock::new() })).value
     }
 
     /// The value of this process if it has been made.
@@ -87,8 +77,7 @@ fn first_pid() -> u32 {
         PID.store(0, Ordering::Relaxed);
     }
     // SAFETY: the handler does nothing but store to a static, which is allowed in a forked child.
-    let watched =
-        *WATCH.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(forget)) } == 0);
+    let watched = *WATCH.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(forget)) } == 0);
     let pid = std::process::id();
     if watched {
         PID.store(pid, Ordering::Relaxed);
@@ -111,10 +100,7 @@ mod tests {
     fn is_made_once() {
         let value = PerProcess::new();
         assert!(value.peek().is_none());
-        assert_eq!(
-            *value.get(|parent: Option<&i32>| parent.map_or(1, |p| p + 1)),
-            1
-        );
+        assert_eq!(*value.get(|parent: Option<&i32>| parent.map_or(1, |p| p + 1)), 1);
         assert_eq!(*value.get(|_| 9), 1);
         assert_eq!(value.peek(), Some(&1));
     }

@@ -23,18 +23,11 @@ pub fn row(blob: &str) -> Row {
 
 pub fn row_for(blob: &str, seconds: i64) -> Row {
     let expires = Some(clock::epoch_micros() + seconds * 1_000_000);
-    Row {
-        ttl_seconds: Some(seconds),
-        expires,
-        ..row(blob)
-    }
+    Row { ttl_seconds: Some(seconds), expires, ..row(blob) }
 }
 
 pub fn tagged(blob: &str, tags: &[&str]) -> Row {
-    Row {
-        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
-        ..row(blob)
-    }
+    Row { tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), ..row(blob) }
 }
 
 pub fn open(path: &Path) -> DiskTier {
@@ -42,14 +35,7 @@ pub fn open(path: &Path) -> DiskTier {
 }
 
 pub fn open_with(path: &Path, durability: Durability) -> DiskTier {
-    DiskTier::open(
-        path,
-        Options {
-            durability,
-            coherence: None,
-        },
-    )
-    .unwrap()
+    DiskTier::open(path, Options { durability, coherence: None }).unwrap()
 }
 
 /// Opens the file as another process would.
@@ -59,9 +45,7 @@ pub fn open_apart(path: &Path) -> DiskTier {
 
 /// The value under a key as text.
 pub fn value(tier: &DiskTier, key: &str) -> Option<String> {
-    tier.get(key)
-        .unwrap()
-        .map(|row| String::from_utf8(row.blob).unwrap())
+    tier.get(key).unwrap().map(|row| String::from_utf8(row.blob).unwrap())
 }
 
 pub fn sorted(mut keys: Vec<String>) -> Vec<String> {
@@ -130,9 +114,5 @@ pub fn run(role: &str, path: &Path) {
     let mut child = spawn(role, path);
     drop(child.stdin.take());
     let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success(),
-        "{role}: {}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{role}: {}", String::from_utf8_lossy(&output.stdout));
 }

@@ -170,6 +170,12 @@ impl Call {
         self.stock.holds_slowly(self.cache.bind(py))
     }
 
+    /// Counts a hit or a miss of this function, for lookups made through overridden methods.
+    #[pyo3(name = "count")]
+    fn count_one(&self, hit: bool) {
+        self.count(if hit { &self.hits } else { &self.misses });
+    }
+
     /// Whether the key of `request` is being computed right now.
     fn is_computing(&self, py: Python<'_>, request: &Request) -> PyResult<bool> {
         self.cache.get().flights.bind(py).contains(request.key.bind(py))
@@ -193,9 +199,9 @@ impl Call {
     }
 
     /// `(leads, flight)` for the key of `request`.
-    fn join<'py>(&self, py: Python<'py>, request: &Request, by_thread: bool) -> PyResult<(bool, Bound<'py, Flight>)> {
+    fn join<'py>(&self, py: Python<'py>, request: &Request) -> PyResult<(bool, Bound<'py, Flight>)> {
         let flights = self.cache.get().flights.bind(py);
-        flight::join(flights, request.key.bind(py), self.group, self.fixed_tags(), by_thread)
+        flight::join(flights, request.key.bind(py), self.group, self.fixed_tags())
     }
 
     /// Ends a flight with a value (`succeeded`) or a failure.
