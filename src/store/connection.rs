@@ -91,7 +91,7 @@ impl Connection {
     }
 
     pub(super) fn only_reads(&self) -> Result<(), Error> {
-        self.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -65536;")?;
+        self.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -65536; PRAGMA mmap_size = 268435456;")?;
         Ok(())
     }
 
