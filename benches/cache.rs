@@ -18,17 +18,7 @@ type Bench = Cache<u64, u64, u64>;
 /// Stores `key` with an hour to live; a microsecond passes with each key.
 fn store(cache: &mut Bench, key: u64, out: &mut Removals<u64, u64, u64>) {
     let now = key * 1_000;
-    cache.insert(
-        mix(key),
-        key,
-        key,
-        New {
-            expires: now + HOUR,
-            weight: 64,
-            ..New::at(now)
-        },
-        out,
-    );
+    cache.insert(mix(key), key, key, New { expires: now + HOUR, weight: 64, ..New::at(now) }, out);
 }
 
 fn full(kind: PolicyKind) -> Bench {
@@ -41,9 +31,7 @@ fn full(kind: PolicyKind) -> Bench {
 /// A million keys by Zipf(1.0) over those present, hot ones scattered.
 fn popular() -> Vec<u64> {
     let (zipf, mut random) = (Zipf::new(ENTRIES as usize, 1.0), Random(7));
-    (0..1 << 20)
-        .map(|_| zipf.sample(&mut random) * 7_919 % ENTRIES)
-        .collect()
+    (0..1 << 20).map(|_| zipf.sample(&mut random) * 7_919 % ENTRIES).collect()
 }
 
 fn uniform() -> Vec<u64> {
@@ -114,16 +102,7 @@ fn replacements(c: &mut Criterion) {
             let key = turn.next().copied().unwrap_or(0);
             now += 1_000;
             if let Some(slot) = cache.find(mix(key), |&other| other == key) {
-                cache.replace(
-                    slot,
-                    now,
-                    New {
-                        expires: now + HOUR,
-                        weight: 64,
-                        ..New::at(now)
-                    },
-                    &mut out,
-                );
+                cache.replace(slot, now, New { expires: now + HOUR, weight: 64, ..New::at(now) }, &mut out);
             }
             black_box(&out);
             out.clear();

@@ -19,10 +19,7 @@ fn hit_ratio(kind: PolicyKind, capacity: usize, requests: &[u64]) -> f64 {
             hits += 1;
         } else {
             // As with a default time to live that nothing reaches.
-            let new = New {
-                expires: now as u64 + (1 << 40),
-                ..New::at(now as u64)
-            };
+            let new = New { expires: now as u64 + (1 << 40), ..New::at(now as u64) };
             cache.insert(key, key, (), new, &mut out);
             out.clear();
         }

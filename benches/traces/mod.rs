@@ -57,11 +57,7 @@ const REQUESTS: usize = 1_000_000;
 
 pub fn zipf(name: &'static str, s: f64) -> Trace {
     let (zipf, mut random) = (Zipf::new(KEYS, s), Random(1));
-    Trace {
-        name,
-        keys: KEYS,
-        requests: (0..REQUESTS).map(|_| mix(zipf.sample(&mut random))).collect(),
-    }
+    Trace { name, keys: KEYS, requests: (0..REQUESTS).map(|_| mix(zipf.sample(&mut random))).collect() }
 }
 
 /// Zipf(1.0), interrupted by scans over keys that never come again: one request in three.
@@ -76,51 +72,28 @@ pub fn scan() -> Trace {
             mix(stranger)
         }));
     }
-    Trace {
-        name: "zipf 1.0 + scans",
-        keys: KEYS,
-        requests,
-    }
+    Trace { name: "zipf 1.0 + scans", keys: KEYS, requests }
 }
 
 /// All keys in turn, again and again: what is least recent is needed next.
 pub fn looping() -> Trace {
-    Trace {
-        name: "loop",
-        keys: KEYS,
-        requests: (0..REQUESTS).map(|i| mix((i % KEYS) as u64)).collect(),
-    }
+    Trace { name: "loop", keys: KEYS, requests: (0..REQUESTS).map(|i| mix((i % KEYS) as u64)).collect() }
 }
 
 /// Zipf(1.0) over keys that are all exchanged every 100,000 requests: what was popular is never asked for again.
 pub fn shifting() -> Trace {
     let (zipf, mut random) = (Zipf::new(KEYS, 1.0), Random(3));
     let key = |i: usize, random: &mut Random| mix(((i / 100_000) as u64) << 32 | zipf.sample(random));
-    Trace {
-        name: "shifting",
-        keys: KEYS,
-        requests: (0..REQUESTS).map(|i| key(i, &mut random)).collect(),
-    }
+    Trace { name: "shifting", keys: KEYS, requests: (0..REQUESTS).map(|i| key(i, &mut random)).collect() }
 }
 
 /// Zipf(1.0) by age: a new key every fifth request, the newest the most popular. Popularity fades all the time.
 pub fn drifting() -> Trace {
     let (zipf, mut random) = (Zipf::new(KEYS, 1.0), Random(4));
     let key = |i: usize, random: &mut Random| mix((KEYS + i / 5) as u64 - zipf.sample(random));
-    Trace {
-        name: "drifting",
-        keys: KEYS,
-        requests: (0..REQUESTS).map(|i| key(i, &mut random)).collect(),
-    }
+    Trace { name: "drifting", keys: KEYS, requests: (0..REQUESTS).map(|i| key(i, &mut random)).collect() }
 }
 
 pub fn all() -> Vec<Trace> {
-    vec![
-        zipf("zipf 0.8", 0.8),
-        zipf("zipf 1.0", 1.0),
-        scan(),
-        looping(),
-        shifting(),
-        drifting(),
-    ]
+    vec![zipf("zipf 0.8", 0.8), zipf("zipf 1.0", 1.0), scan(), looping(), shifting(), drifting()]
 }

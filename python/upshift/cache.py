@@ -414,6 +414,7 @@ _attach(
     },
 )
 
+
 def _after_fork_child() -> None:
     global _registry_lock
     _registry_lock = threading.Lock()

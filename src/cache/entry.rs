@@ -52,11 +52,7 @@ impl ExtraId {
 
     #[inline]
     pub fn get(self) -> Option<u32> {
-        if self == Self::NONE {
-            None
-        } else {
-            Some(self.0.get() - 1)
-        }
+        if self == Self::NONE { None } else { Some(self.0.get() - 1) }
     }
 }
 
@@ -103,15 +99,7 @@ impl<A> New<'_, A> {
     /// Never expires, weighs nothing, costs 1, no labels, no alias.
     #[inline]
     pub fn at(now: u64) -> Self {
-        Self {
-            now,
-            expires: NEVER,
-            grace: 0,
-            weight: 0,
-            cost: DEFAULT_COST,
-            labels: &[],
-            alias: None,
-        }
+        Self { now, expires: NEVER, grace: 0, weight: 0, cost: DEFAULT_COST, labels: &[], alias: None }
     }
 
     /// When the entry has to go.

@@ -49,12 +49,7 @@ pub(super) struct Expiry {
 
 impl Default for Expiry {
     fn default() -> Self {
-        Self {
-            links: Chunks::default(),
-            wheel: None,
-            next: NEVER,
-            len: 0,
-        }
+        Self { links: Chunks::default(), wheel: None, next: NEVER, len: 0 }
     }
 }
 
@@ -112,11 +107,7 @@ impl Expiry {
     /// Takes out one slot whose deadline is not after `now`. `deadline` must give the present deadlines.
     #[inline]
     pub fn pop(&mut self, now: u64, deadline: impl Fn(u32) -> u64) -> Option<u32> {
-        if now < self.next {
-            None
-        } else {
-            self.pop_due(now, deadline)
-        }
+        if now < self.next { None } else { self.pop_due(now, deadline) }
     }
 
     fn pop_due(&mut self, now: u64, deadline: impl Fn(u32) -> u64) -> Option<u32> {
@@ -204,11 +195,7 @@ impl Expiry {
 
 impl Wheel {
     fn new() -> Box<Self> {
-        Box::new(Self {
-            heads: [NONE; BUCKETS],
-            occupied: [0; LEVELS],
-            turned: 0,
-        })
+        Box::new(Self { heads: [NONE; BUCKETS], occupied: [0; LEVELS], turned: 0 })
     }
 
     #[inline]
@@ -220,10 +207,7 @@ impl Wheel {
         let bucket = (level << BITS) + digit;
         let next = std::mem::replace(&mut self.heads[bucket as usize], slot);
         self.occupied[level as usize] |= 1 << digit;
-        links[slot] = Link {
-            prev: BUCKET | bucket,
-            next,
-        };
+        links[slot] = Link { prev: BUCKET | bucket, next };
         if next != NONE {
             links[next].prev = slot;
         }

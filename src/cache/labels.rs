@@ -73,11 +73,7 @@ impl Labels {
             Label::Head(text) => Some(backwards(text)),
             _ => None,
         };
-        let id = LabelId(self.all.insert(Members {
-            label,
-            hash,
-            slots: Vec::new(),
-        }));
+        let id = LabelId(self.all.insert(Members { label, hash, slots: Vec::new() }));
         let all = &self.all;
         self.table.insert_unique(hash, id.0, |&id| all[id].hash);
         if let Some(text) = head {
@@ -88,10 +84,7 @@ impl Labels {
     }
 
     pub fn find(&self, label: &Label) -> Option<LabelId> {
-        self.table
-            .find(self.hash(label), |&id| self.all[id].label == *label)
-            .copied()
-            .map(LabelId)
+        self.table.find(self.hash(label), |&id| self.all[id].label == *label).copied().map(LabelId)
     }
 
     pub fn members(&self, id: LabelId) -> &[Slot] {
@@ -100,12 +93,8 @@ impl Labels {
 
     pub fn heads_ending_with(&self, ending: &str) -> Vec<LabelId> {
         let ending = backwards(ending);
-        let from = self
-            .heads
-            .range::<[u8], _>((std::ops::Bound::Included(&*ending), std::ops::Bound::Unbounded));
-        from.take_while(|(text, _)| text.starts_with(&ending))
-            .map(|(_, &id)| id)
-            .collect()
+        let from = self.heads.range::<[u8], _>((std::ops::Bound::Included(&*ending), std::ops::Bound::Unbounded));
+        from.take_while(|(text, _)| text.starts_with(&ending)).map(|(_, &id)| id).collect()
     }
 
     /// Number of tags that entries carry.
@@ -131,10 +120,7 @@ impl Labels {
             self.tags += 1;
         }
         members.slots.push(slot);
-        Mark {
-            label: id,
-            place: (members.slots.len() - 1) as u32,
-        }
+        Mark { label: id, place: (members.slots.len() - 1) as u32 }
     }
 
     /// Takes out the entry that holds `mark`. `moved(slot, label)` must give the mark of another entry for writing: the
@@ -204,19 +190,10 @@ impl Labels {
         for (id, members) in self.all.iter() {
             let id = LabelId(id);
             assert_eq!(self.find(&members.label), Some(id));
-            assert!(
-                !members.slots.is_empty() || self.fresh.contains(&id),
-                "{:?} has no members",
-                members.label
-            );
+            assert!(!members.slots.is_empty() || self.fresh.contains(&id), "{:?} has no members", members.label);
             for (place, &slot) in members.slots.iter().enumerate() {
                 let mark = marks(slot).iter().find(|mark| mark.label == id);
-                assert_eq!(
-                    mark.map(|mark| mark.place as usize),
-                    Some(place),
-                    "{:?} of {slot:?}",
-                    members.label
-                );
+                assert_eq!(mark.map(|mark| mark.place as usize), Some(place), "{:?} of {slot:?}", members.label);
             }
             if let Label::Head(text) = &members.label {
                 assert_eq!(self.heads.get(&backwards(text)), Some(&id));

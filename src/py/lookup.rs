@@ -244,8 +244,7 @@ pub fn same_argument(stored: *mut ffi::PyObject, wanted: *mut ffi::PyObject) -> 
         if kind == &raw mut ffi::PyTuple_Type {
             let len = ffi::PyTuple_GET_SIZE(stored);
             return len == ffi::PyTuple_GET_SIZE(wanted)
-                && (0..len)
-                    .all(|i| same_argument(ffi::PyTuple_GET_ITEM(stored, i), ffi::PyTuple_GET_ITEM(wanted, i)));
+                && (0..len).all(|i| same_argument(ffi::PyTuple_GET_ITEM(stored, i), ffi::PyTuple_GET_ITEM(wanted, i)));
         }
         if kind == &raw mut ffi::PyLong_Type {
             return same_int(stored, wanted);

@@ -28,12 +28,7 @@ pub fn for_each_pair<'py, E>(
     // each call, so a change of the dict in between yields other entries or ends the loop, never a dangling one.
     while unsafe { ffi::PyDict_Next(dict.as_ptr(), &mut position, &mut key, &mut value) } != 0 {
         // SAFETY: both are valid borrowed references until Python code runs; they become strong before that.
-        let (key, value) = unsafe {
-            (
-                Bound::from_borrowed_ptr(py, key),
-                Bound::from_borrowed_ptr(py, value),
-            )
-        };
+        let (key, value) = unsafe { (Bound::from_borrowed_ptr(py, key), Bound::from_borrowed_ptr(py, value)) };
         seen += 1;
         visit(key, value)?;
         if dict.len() != len || seen > len {
@@ -49,11 +44,7 @@ pub fn str_size(text: &Bound<'_, PyString>) -> usize {
     let ptr = text.as_ptr();
     // SAFETY: `ptr` is a str; every interpreter this crate supports hands out ready (canonical) strings.
     let (ascii, kind, len) = unsafe {
-        (
-            ffi::PyUnicode_IS_COMPACT_ASCII(ptr) != 0,
-            ffi::PyUnicode_KIND(ptr) as usize,
-            ffi::PyUnicode_GetLength(ptr),
-        )
+        (ffi::PyUnicode_IS_COMPACT_ASCII(ptr) != 0, ffi::PyUnicode_KIND(ptr) as usize, ffi::PyUnicode_GetLength(ptr))
     };
     let len = usize::try_from(len).unwrap_or(0);
     if ascii {
@@ -68,18 +59,9 @@ pub fn str_size(text: &Bound<'_, PyString>) -> usize {
 pub fn type_sizes(obj: &Bound<'_, PyAny>) -> (usize, usize, bool) {
     let ty = obj.get_type_ptr();
     // SAFETY: the type of a live object is a live, ready type object.
-    let (basic, item, collected) = unsafe {
-        (
-            (*ty).tp_basicsize,
-            (*ty).tp_itemsize,
-            ffi::PyObject_IS_GC(obj.as_ptr()) != 0,
-        )
-    };
-    (
-        usize::try_from(basic).unwrap_or(0),
-        usize::try_from(item).unwrap_or(0),
-        collected,
-    )
+    let (basic, item, collected) =
+        unsafe { ((*ty).tp_basicsize, (*ty).tp_itemsize, ffi::PyObject_IS_GC(obj.as_ptr()) != 0) };
+    (usize::try_from(basic).unwrap_or(0), usize::try_from(item).unwrap_or(0), collected)
 }
 
 /// An int of any size as little-endian two's complement of the least whole number of bytes that holds it.
@@ -88,11 +70,7 @@ pub fn big_int_bytes<'py>(int: &Bound<'py, PyInt>) -> PyResult<Bound<'py, PyByte
     let bits: usize = int.call_method0(intern!(py, "bit_length"))?.extract()?;
     let signed = PyDict::new(py);
     signed.set_item(intern!(py, "signed"), true)?;
-    let bytes = int.call_method(
-        intern!(py, "to_bytes"),
-        (bits / 8 + 1, intern!(py, "little")),
-        Some(&signed),
-    )?;
+    let bytes = int.call_method(intern!(py, "to_bytes"), (bits / 8 + 1, intern!(py, "little")), Some(&signed))?;
     Ok(bytes.cast_into::<PyBytes>()?)
 }
 

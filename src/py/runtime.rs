@@ -5,8 +5,8 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use pyo3::prelude::*;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use super::cache::{ResultCache, core, disk};

@@ -35,11 +35,9 @@ mod tests {
     #[test]
     fn another_connection_of_the_library_sees_it() {
         let mark = SharedMark::new().unwrap();
-        let other = Connection::open_with_flags(
-            mark.uri(),
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI,
-        )
-        .unwrap();
+        let other =
+            Connection::open_with_flags(mark.uri(), OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI)
+                .unwrap();
         let count: i64 = other.query_row("SELECT count(*) FROM mark", [], |row| row.get(0)).unwrap();
         assert_eq!(count, 0);
     }

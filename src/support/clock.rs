@@ -82,9 +82,7 @@ mod source {
         // SAFETY: `time` is a valid place for the result. The call fails only for an unknown clock id; both ids are
         // compiled in for systems that have them, and `time` would stay zero.
         unsafe { clock_gettime(id, &mut time) };
-        (time.tv_sec as u64)
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(time.tv_nsec as u64)
+        (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
     }
 
     #[inline]

@@ -62,11 +62,7 @@ impl Heap {
     /// Adds `member` or changes its key; either way it now comes after all others of equal key.
     pub fn set(&mut self, member: u32, key: u64) {
         self.stamp = self.stamp.wrapping_add(1);
-        let node = Node {
-            key,
-            stamp: self.stamp,
-            member,
-        };
+        let node = Node { key, stamp: self.stamp, member };
         match self.place(member) {
             Some(place) => {
                 self.nodes[place] = node;
@@ -177,17 +173,10 @@ impl Heap {
         for (place, node) in self.nodes.iter().enumerate() {
             assert_eq!(self.places[node.member] as usize, place);
             if place > 0 {
-                assert!(
-                    !node.before(&self.nodes[(place as u32 - 1) / ARITY]),
-                    "member {} is too deep",
-                    node.member
-                );
+                assert!(!node.before(&self.nodes[(place as u32 - 1) / ARITY]), "member {} is too deep", node.member);
             }
         }
-        assert_eq!(
-            self.places.iter().filter(|&&place| place != NONE).count(),
-            self.nodes.len()
-        );
+        assert_eq!(self.places.iter().filter(|&&place| place != NONE).count(), self.nodes.len());
     }
 }
 

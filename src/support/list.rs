@@ -42,11 +42,7 @@ pub struct List {
 
 impl Default for List {
     fn default() -> Self {
-        Self {
-            front: NONE,
-            back: NONE,
-            len: 0,
-        }
+        Self { front: NONE, back: NONE, len: 0 }
     }
 }
 
@@ -80,10 +76,7 @@ impl List {
 
     #[inline]
     pub fn push_back(&mut self, links: &mut Links, member: u32) {
-        links.0[member] = Link {
-            prev: self.back,
-            next: NONE,
-        };
+        links.0[member] = Link { prev: self.back, next: NONE };
         if self.back == NONE {
             self.front = member;
         } else {
@@ -95,10 +88,7 @@ impl List {
 
     #[inline]
     pub fn push_front(&mut self, links: &mut Links, member: u32) {
-        links.0[member] = Link {
-            prev: NONE,
-            next: self.front,
-        };
+        links.0[member] = Link { prev: NONE, next: self.front };
         if self.front == NONE {
             self.back = member;
         } else {
@@ -139,10 +129,7 @@ impl List {
             links.0[prev].next = next;
         }
         links.0[self.back].next = member;
-        links.0[member] = Link {
-            prev: self.back,
-            next: NONE,
-        };
+        links.0[member] = Link { prev: self.back, next: NONE };
         self.back = member;
     }
 
@@ -165,10 +152,7 @@ impl List {
         let mut prev = NONE;
         let mut count = 0;
         for member in self.iter(links) {
-            assert_eq!(
-                links.0[member].prev, prev,
-                "member {member} points back to the wrong one"
-            );
+            assert_eq!(links.0[member].prev, prev, "member {member} points back to the wrong one");
             prev = member;
             count += 1;
             assert!(count <= self.len, "more members than counted, or a cycle");

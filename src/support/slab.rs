@@ -23,10 +23,7 @@ pub struct Chunks<T> {
 
 impl<T> Default for Chunks<T> {
     fn default() -> Self {
-        Self {
-            chunks: Vec::new(),
-            len: 0,
-        }
+        Self { chunks: Vec::new(), len: 0 }
     }
 }
 
@@ -89,11 +86,7 @@ impl<T> Chunks<T> {
     pub fn get(&self, index: u32) -> Option<&T> {
         if (index as usize) < self.len {
             // SAFETY: below `len`, so by the invariant the chunk exists and holds the item.
-            Some(unsafe {
-                self.chunks
-                    .get_unchecked((index >> BITS) as usize)
-                    .get_unchecked(index as usize % CHUNK)
-            })
+            Some(unsafe { self.chunks.get_unchecked((index >> BITS) as usize).get_unchecked(index as usize % CHUNK) })
         } else {
             None
         }
@@ -104,9 +97,7 @@ impl<T> Chunks<T> {
         if (index as usize) < self.len {
             // SAFETY: as in `get`; the exclusive borrow of `self` covers the item.
             Some(unsafe {
-                self.chunks
-                    .get_unchecked_mut((index >> BITS) as usize)
-                    .get_unchecked_mut(index as usize % CHUNK)
+                self.chunks.get_unchecked_mut((index >> BITS) as usize).get_unchecked_mut(index as usize % CHUNK)
             })
         } else {
             None
@@ -119,10 +110,7 @@ impl<T> Chunks<T> {
 
     /// Bytes on the heap, without what the items own themselves.
     pub fn heap_bytes(&self) -> usize {
-        self.chunks
-            .iter()
-            .map(|chunk| chunk.capacity() * size_of::<T>())
-            .sum::<usize>()
+        self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<T>()).sum::<usize>()
             + self.chunks.capacity() * size_of::<Vec<T>>()
     }
 }
@@ -176,11 +164,7 @@ pub struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Self {
-            cells: Chunks::default(),
-            free: END,
-            len: 0,
-        }
+        Self { cells: Chunks::default(), free: END, len: 0 }
     }
 }
 

@@ -120,9 +120,7 @@ def test_a_wrapper_with_its_own_parameters_is_bound_by_them():
 
 
 def test_a_cache_dies_with_the_module_it_stands_in():
-    source = (
-        "from upshift import ResultCache\ncache = ResultCache()\n@cache.cached()\ndef f(x):\n    return x\nf(1)\n"
-    )
+    source = "from upshift import ResultCache\ncache = ResultCache()\n@cache.cached()\ndef f(x):\n    return x\nf(1)\n"
     module = {"__name__": "throwaway"}
     exec(compile(source, "throwaway.py", "exec"), module)
     cache = weakref.ref(module["cache"])

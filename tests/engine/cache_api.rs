@@ -9,11 +9,7 @@ type Text = Cache<&'static str, u32, &'static str>;
 
 /// Well mixed enough for short names.
 fn hash(name: &str) -> u64 {
-    name.bytes().fold(7u64, |hash, byte| {
-        (hash ^ u64::from(byte))
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .rotate_left(29)
-    })
+    name.bytes().fold(7u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29))
 }
 
 fn cache(entries: usize, kind: PolicyKind) -> Text {
@@ -54,143 +50,43 @@ fn each_policy_evicts_its_own_choice() {
     ] {
         let mut cache = cache(4, kind);
         let at = New::at(0);
-        put(
-            &mut cache,
-            "a",
-            New {
-                cost: 9.0,
-                ..New::at(0)
-            },
-        );
-        put(
-            &mut cache,
-            "b",
-            New {
-                cost: 0.1,
-                ..New::at(0)
-            },
-        );
-        put(
-            &mut cache,
-            "c",
-            New {
-                cost: 9.0,
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, "a", New { cost: 9.0, ..New::at(0) });
+        put(&mut cache, "b", New { cost: 0.1, ..New::at(0) });
+        put(&mut cache, "c", New { cost: 9.0, ..New::at(0) });
         put(&mut cache, "d", New { expires: 100, ..at });
         for key in ["b", "b", "c", "a", "a", "d", "d"] {
             touch(&mut cache, key);
         }
-        assert_eq!(
-            put(&mut cache, "e", New::at(1)),
-            [(Some(victim), Reason::Capacity)],
-            "{kind}"
-        );
+        assert_eq!(put(&mut cache, "e", New::at(1)), [(Some(victim), Reason::Capacity)], "{kind}");
     }
 }
 
 #[test]
 fn cost_weighs_recomputation_against_size() {
-    let mut cache: Text = Cache::new(
-        Limits {
-            entries: 10,
-            bytes: Some(100),
-        },
-        PolicyKind::Cost,
-    );
-    put(
-        &mut cache,
-        "large and slow",
-        New {
-            weight: 60,
-            cost: 60.0,
-            ..New::at(0)
-        },
-    );
-    put(
-        &mut cache,
-        "small and slow",
-        New {
-            weight: 10,
-            cost: 60.0,
-            ..New::at(0)
-        },
-    );
-    put(
-        &mut cache,
-        "small and fast",
-        New {
-            weight: 10,
-            cost: 5.0,
-            ..New::at(0)
-        },
-    );
+    let mut cache: Text = Cache::new(Limits { entries: 10, bytes: Some(100) }, PolicyKind::Cost);
+    put(&mut cache, "large and slow", New { weight: 60, cost: 60.0, ..New::at(0) });
+    put(&mut cache, "small and slow", New { weight: 10, cost: 60.0, ..New::at(0) });
+    put(&mut cache, "small and fast", New { weight: 10, cost: 5.0, ..New::at(0) });
     assert_eq!(keys(&cache), ["small and fast", "large and slow", "small and slow"]);
     assert_eq!(
-        put(
-            &mut cache,
-            "new",
-            New {
-                weight: 40,
-                cost: 1.0,
-                ..New::at(0)
-            }
-        ),
-        [
-            (Some("small and fast"), Reason::Bytes),
-            (Some("large and slow"), Reason::Bytes)
-        ]
+        put(&mut cache, "new", New { weight: 40, cost: 1.0, ..New::at(0) }),
+        [(Some("small and fast"), Reason::Bytes), (Some("large and slow"), Reason::Bytes)]
     );
 }
 
 #[test]
 fn a_costly_entry_ages_out_and_odd_costs_do_no_harm() {
     let mut cache = cache(2, PolicyKind::Cost);
-    put(
-        &mut cache,
-        "once dear",
-        New {
-            cost: 3.0,
-            ..New::at(0)
-        },
-    );
+    put(&mut cache, "once dear", New { cost: 3.0, ..New::at(0) });
     let names = ["a", "b", "c", "d", "e", "f"];
-    let gone: Vec<_> = names
-        .iter()
-        .flat_map(|&name| put(&mut cache, name, New::at(0)))
-        .collect();
-    assert!(
-        gone.contains(&(Some("once dear"), Reason::Capacity)),
-        "unused, it sinks below newcomers"
-    );
-    for (name, cost) in [
-        ("g", f32::NAN),
-        ("h", -1.0),
-        ("i", f32::INFINITY),
-        ("j", f32::MAX),
-        ("k", 1e-30),
-        ("l", 0.0),
-    ] {
-        put(
-            &mut cache,
-            name,
-            New {
-                cost,
-                weight: 0,
-                ..New::at(0)
-            },
-        );
+    let gone: Vec<_> = names.iter().flat_map(|&name| put(&mut cache, name, New::at(0))).collect();
+    assert!(gone.contains(&(Some("once dear"), Reason::Capacity)), "unused, it sinks below newcomers");
+    for (name, cost) in [("g", f32::NAN), ("h", -1.0), ("i", f32::INFINITY), ("j", f32::MAX), ("k", 1e-30), ("l", 0.0)]
+    {
+        put(&mut cache, name, New { cost, weight: 0, ..New::at(0) });
     }
     for name in names {
-        put(
-            &mut cache,
-            name,
-            New {
-                cost: 1.0,
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, name, New { cost: 1.0, ..New::at(0) });
         touch(&mut cache, name);
     }
     assert_eq!(cache.len(), 2);
@@ -201,87 +97,26 @@ fn writing_more_than_fits_keeps_the_latest() {
     let mut cache: Cache<u64, u64> = Cache::new(Limits::entries(100), PolicyKind::Lru);
     let mut out = Removals::new();
     for key in 0..1_000u64 {
-        cache.insert(
-            key.wrapping_mul(0x9E37_79B9_7F4A_7C15),
-            key,
-            key,
-            New::at(key),
-            &mut out,
-        );
+        cache.insert(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), key, key, New::at(key), &mut out);
     }
     assert_eq!((cache.len(), out.len()), (100, 900));
     assert!(out.iter().map(|removed| removed.value).eq(0..900));
-    assert!(
-        cache
-            .order()
-            .into_iter()
-            .map(|slot| cache.entry(slot).key)
-            .eq(900..1_000)
-    );
+    assert!(cache.order().into_iter().map(|slot| cache.entry(slot).key).eq(900..1_000));
 }
 
 #[test]
 fn what_cannot_stay_comes_back() {
     let mut none = cache(0, PolicyKind::Lru);
-    let new = New {
-        alias: Some((hash("x"), "x")),
-        ..New::at(0)
-    };
+    let new = New { alias: Some((hash("x"), "x")), ..New::at(0) };
     let mut out = Removals::new();
     assert_eq!(none.insert(hash("a"), "a", 7, new, &mut out), None);
-    assert_eq!(
-        (out[0].key, out[0].value, out[0].alias, out[0].reason),
-        (Some("a"), 7, Some("x"), Reason::Capacity)
-    );
-    let mut small: Text = Cache::new(
-        Limits {
-            entries: 9,
-            bytes: Some(10),
-        },
-        PolicyKind::Lru,
-    );
-    assert_eq!(
-        put(
-            &mut small,
-            "a",
-            New {
-                weight: 10,
-                ..New::at(0)
-            }
-        ),
-        []
-    );
-    assert_eq!(
-        put(
-            &mut small,
-            "b",
-            New {
-                weight: 11,
-                ..New::at(0)
-            }
-        ),
-        [(Some("b"), Reason::Bytes)]
-    );
+    assert_eq!((out[0].key, out[0].value, out[0].alias, out[0].reason), (Some("a"), 7, Some("x"), Reason::Capacity));
+    let mut small: Text = Cache::new(Limits { entries: 9, bytes: Some(10) }, PolicyKind::Lru);
+    assert_eq!(put(&mut small, "a", New { weight: 10, ..New::at(0) }), []);
+    assert_eq!(put(&mut small, "b", New { weight: 11, ..New::at(0) }), [(Some("b"), Reason::Bytes)]);
     assert_eq!(keys(&small), ["a"], "refusing evicts nobody");
-    assert_eq!(
-        put(
-            &mut small,
-            "c",
-            New {
-                expires: 5,
-                ..New::at(5)
-            }
-        ),
-        [(Some("c"), Reason::Expired)]
-    );
-    let replaced = put(
-        &mut small,
-        "a",
-        New {
-            weight: 11,
-            ..New::at(0)
-        },
-    );
+    assert_eq!(put(&mut small, "c", New { expires: 5, ..New::at(5) }), [(Some("c"), Reason::Expired)]);
+    let replaced = put(&mut small, "a", New { weight: 11, ..New::at(0) });
     assert_eq!(replaced, [(None, Reason::Replaced), (Some("a"), Reason::Bytes)]);
     assert!(small.is_empty());
 }
@@ -289,23 +124,8 @@ fn what_cannot_stay_comes_back() {
 #[test]
 fn expiry_is_exact_and_grace_keeps_stale_values() {
     let mut cache = cache(9, PolicyKind::Lru);
-    put(
-        &mut cache,
-        "short",
-        New {
-            expires: 1_000,
-            ..New::at(0)
-        },
-    );
-    put(
-        &mut cache,
-        "stale",
-        New {
-            expires: 1_000,
-            grace: 500,
-            ..New::at(0)
-        },
-    );
+    put(&mut cache, "short", New { expires: 1_000, ..New::at(0) });
+    put(&mut cache, "stale", New { expires: 1_000, grace: 500, ..New::at(0) });
     put(&mut cache, "ever", New::at(0));
     let slot = find(&cache, "stale").expect("present");
     assert!(!cache.is_expired(slot, 999));
@@ -313,10 +133,7 @@ fn expiry_is_exact_and_grace_keeps_stale_values() {
     cache.expire(999, &mut out);
     assert!(out.is_empty());
     cache.expire(1_000, &mut out);
-    assert_eq!(
-        (out.len(), out[0].key, out[0].reason),
-        (1, Some("short"), Reason::Expired)
-    );
+    assert_eq!((out.len(), out[0].key, out[0].reason), (1, Some("short"), Reason::Expired));
     assert!(cache.is_expired(slot, 1_000));
     assert_eq!(find(&cache, "stale"), Some(slot), "callers may serve it stale");
     cache.expire(1_499, &mut out);
@@ -334,14 +151,7 @@ fn expiry_is_exact_and_grace_keeps_stale_values() {
 fn expired_entries_make_room_before_live_ones() {
     let mut cache = cache(2, PolicyKind::Lru);
     put(&mut cache, "old", New::at(0));
-    put(
-        &mut cache,
-        "dead",
-        New {
-            expires: 10,
-            ..New::at(0)
-        },
-    );
+    put(&mut cache, "dead", New { expires: 10, ..New::at(0) });
     assert_eq!(put(&mut cache, "new", New::at(10)), [(Some("dead"), Reason::Expired)]);
     assert_eq!(keys(&cache), ["old", "new"]);
 }
@@ -351,53 +161,24 @@ fn a_label_survives_the_eviction_of_its_last_other_entry() {
     let mut cache = cache(1, PolicyKind::Lru);
     for key in ["a", "b", "c"] {
         let tag = cache.label(Label::Tag("t".into()));
-        put(
-            &mut cache,
-            key,
-            New {
-                labels: &[tag, tag],
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, key, New { labels: &[tag, tag], ..New::at(0) });
     }
     assert_eq!(cache.tags().map(|(text, _)| text).collect::<Vec<_>>(), ["t"]);
     let tag = cache.find_label(&Label::Tag("t".into())).expect("carried");
     assert_eq!(cache.members(tag).len(), 1);
     let mut out = Removals::new();
     cache.remove_labelled(tag, Reason::Invalidated, &mut out);
-    assert_eq!(
-        (out.len(), cache.tag_count(), cache.find_label(&Label::Tag("t".into()))),
-        (1, 0, None)
-    );
+    assert_eq!((out.len(), cache.tag_count(), cache.find_label(&Label::Tag("t".into()))), (1, 0, None));
     cache.validate();
 }
 
 #[test]
 fn replacing_exchanges_labels_and_alias() {
     let mut cache = cache(9, PolicyKind::Lru);
-    let (one, two) = (
-        cache.label(Label::Tag("one".into())),
-        cache.label(Label::Tag("two".into())),
-    );
-    put(
-        &mut cache,
-        "a",
-        New {
-            labels: &[one, two],
-            alias: Some((1 << 40, "old")),
-            ..New::at(0)
-        },
-    );
+    let (one, two) = (cache.label(Label::Tag("one".into())), cache.label(Label::Tag("two".into())));
+    put(&mut cache, "a", New { labels: &[one, two], alias: Some((1 << 40, "old")), ..New::at(0) });
     let three = cache.label(Label::Tag("three".into()));
-    put(
-        &mut cache,
-        "a",
-        New {
-            labels: &[two, three],
-            alias: Some((2 << 40, "new")),
-            ..New::at(0)
-        },
-    );
+    put(&mut cache, "a", New { labels: &[two, three], alias: Some((2 << 40, "new")), ..New::at(0) });
     let mut tags: Vec<&str> = cache.tags().map(|(text, _)| text).collect();
     tags.sort_unstable();
     assert_eq!(tags, ["three", "two"]);
@@ -410,23 +191,9 @@ fn replacing_exchanges_labels_and_alias() {
 #[test]
 fn heads_are_found_by_their_ending() {
     let mut cache = cache(99, PolicyKind::Lru);
-    for (key, head) in [
-        ("1", "app.f:"),
-        ("2", "lib.f:"),
-        ("3", "f:"),
-        ("4", "g:"),
-        ("5", "ö:"),
-        ("6", "app.f:"),
-    ] {
+    for (key, head) in [("1", "app.f:"), ("2", "lib.f:"), ("3", "f:"), ("4", "g:"), ("5", "ö:"), ("6", "app.f:")] {
         let head = cache.label(Label::Head(head.into()));
-        put(
-            &mut cache,
-            key,
-            New {
-                labels: &[head],
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, key, New { labels: &[head], ..New::at(0) });
     }
     assert_eq!(cache.heads_ending_with("f:").len(), 3);
     assert_eq!(cache.heads_ending_with(".f:").len(), 2);
@@ -441,26 +208,12 @@ fn clear_returns_everything_and_keeps_the_settings() {
     let mut cache = cache(9, PolicyKind::Lfu);
     for key in ["a", "b", "c"] {
         let group = cache.label(Label::Group(1));
-        put(
-            &mut cache,
-            key,
-            New {
-                labels: &[group],
-                alias: Some((hash(key) + 1, key)),
-                weight: 5,
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, key, New { labels: &[group], alias: Some((hash(key) + 1, key)), weight: 5, ..New::at(0) });
     }
     let mut out = Removals::new();
     cache.clear(&mut out);
     cache.validate();
-    assert_eq!(
-        out.iter()
-            .filter(|removed| removed.reason == Reason::Cleared && removed.alias.is_some())
-            .count(),
-        3
-    );
+    assert_eq!(out.iter().filter(|removed| removed.reason == Reason::Cleared && removed.alias.is_some()).count(), 3);
     assert_eq!(
         (cache.len(), cache.bytes(), cache.policy(), cache.limits()),
         (0, 0, PolicyKind::Lfu, Limits::entries(9))
@@ -471,14 +224,7 @@ fn clear_returns_everything_and_keeps_the_settings() {
 fn limits_and_policy_change_at_once() {
     let mut cache = cache(4, PolicyKind::Lru);
     for key in ["a", "b", "c", "d"] {
-        put(
-            &mut cache,
-            key,
-            New {
-                weight: 10,
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, key, New { weight: 10, ..New::at(0) });
     }
     for key in ["b", "b", "a"] {
         touch(&mut cache, key);
@@ -486,48 +232,21 @@ fn limits_and_policy_change_at_once() {
     cache.set_policy(PolicyKind::Lfu);
     assert_eq!(keys(&cache), ["c", "d", "a", "b"], "uses count from before");
     let mut out = Removals::new();
-    cache.set_limits(
-        Limits {
-            entries: 4,
-            bytes: Some(25),
-        },
-        &mut out,
-    );
+    cache.set_limits(Limits { entries: 4, bytes: Some(25) }, &mut out);
     assert_eq!(
-        out.iter()
-            .map(|removed| (removed.key, removed.reason))
-            .collect::<Vec<_>>(),
+        out.iter().map(|removed| (removed.key, removed.reason)).collect::<Vec<_>>(),
         [(Some("c"), Reason::Bytes), (Some("d"), Reason::Bytes)]
     );
     cache.set_policy(PolicyKind::Fifo);
-    cache.set_limits(
-        Limits {
-            entries: 1,
-            bytes: None,
-        },
-        &mut out,
-    );
+    cache.set_limits(Limits { entries: 1, bytes: None }, &mut out);
     assert_eq!(keys(&cache), ["b"]);
 }
 
 #[test]
 fn weights_may_be_as_large_as_they_like() {
-    let mut cache: Text = Cache::new(
-        Limits {
-            entries: 9,
-            bytes: None,
-        },
-        PolicyKind::Lru,
-    );
+    let mut cache: Text = Cache::new(Limits { entries: 9, bytes: None }, PolicyKind::Lru);
     for key in ["a", "b", "c"] {
-        put(
-            &mut cache,
-            key,
-            New {
-                weight: u64::MAX,
-                ..New::at(0)
-            },
-        );
+        put(&mut cache, key, New { weight: u64::MAX, ..New::at(0) });
     }
     assert_eq!((cache.len(), cache.bytes()), (3, u64::MAX));
     let slot = find(&cache, "a").expect("present");
@@ -550,11 +269,7 @@ fn an_entry_with_expiry_costs_74_bytes() {
         let mut cache: Cache<u64, u64, (u64, u64)> = Cache::new(Limits::entries(1 << 20), PolicyKind::Lru);
         let mut out = Removals::new();
         for key in 0..count {
-            let new = New {
-                expires: 1 << 42,
-                weight: 64,
-                ..New::at(key)
-            };
+            let new = New { expires: 1 << 42, weight: 64, ..New::at(key) };
             cache.insert(key.wrapping_mul(0x9E37_79B9_7F4A_7C15), key, key, new, &mut out);
         }
         let each = cache.heap_bytes() as f64 / count as f64;

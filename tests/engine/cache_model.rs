@@ -117,19 +117,8 @@ struct Both {
 
 impl Both {
     fn new(limits: Limits, policy: PolicyKind) -> Self {
-        let model = Model {
-            items: Vec::new(),
-            limits,
-            policy,
-            inflation: 0.0,
-            stamp: 0,
-        };
-        Self {
-            cache: Cache::new(limits, policy),
-            model,
-            now: 1_000,
-            next_value: 0,
-        }
+        let model = Model { items: Vec::new(), limits, policy, inflation: 0.0, stamp: 0 };
+        Self { cache: Cache::new(limits, policy), model, now: 1_000, next_value: 0 }
     }
 
     fn find(&self, key: Key) -> Option<Slot> {
@@ -155,10 +144,7 @@ impl Both {
                         self.model.limits.bytes.is_some_and(|limit| self.model.bytes() > limit)
                     };
                     assert!(over, "evicted without need");
-                    assert!(
-                        !self.model.items.iter().any(|item| item.deadline() <= now),
-                        "expired entries go first"
-                    );
+                    assert!(!self.model.items.iter().any(|item| item.deadline() <= now), "expired entries go first");
                     if self.model.policy != PolicyKind::Adaptive {
                         let coldest = self.model.order().into_iter().find(|&key| Some(key) != newest);
                         assert_eq!(Some(key), coldest, "the policy chose another");
@@ -174,11 +160,7 @@ impl Both {
 
     fn set(&mut self, key: Key, spec: Spec) {
         let mut out = Removals::new();
-        let ids: Vec<LabelId> = spec
-            .labels
-            .iter()
-            .map(|label| self.cache.label(label.clone()))
-            .collect();
+        let ids: Vec<LabelId> = spec.labels.iter().map(|label| self.cache.label(label.clone())).collect();
         let alias = spec.alias.map(|variant| u16::from(key) * 4 + variant % 4);
         let expires = spec.ttl.map_or(NEVER, |ttl| self.now + ttl);
         let new = New {
@@ -230,22 +212,11 @@ impl Both {
         let at = self.model.position(key).expect("the cache has it");
         let uses = self.model.items[at].uses + 1;
         let (primary, stamp) = (self.model.items[at].primary, self.model.items[at].stamp);
-        let old = std::mem::replace(
-            &mut self.model.items[at],
-            Item {
-                uses,
-                primary,
-                stamp,
-                ..item
-            },
-        );
+        let old = std::mem::replace(&mut self.model.items[at], Item { uses, primary, stamp, ..item });
         let replaced = self.cache.replace(slot, value, new, &mut out);
         let first = out.remove(0);
         assert_eq!((first.key, first.value, first.alias), (None, old.value, old.alias));
-        assert_eq!(
-            (first.reason, first.weight, first.accesses),
-            (Reason::Replaced, old.weight, old.accesses)
-        );
+        assert_eq!((first.reason, first.weight, first.accesses), (Reason::Replaced, old.weight, old.accesses));
         if stays {
             self.model.place(at, true);
             self.account(out, self.now, None);
@@ -295,8 +266,7 @@ impl Both {
                 assert!(self.model.items.iter().all(|item| item.deadline() > self.now));
             }
             Op::Scan(part) => {
-                self.cache
-                    .scan(&mut out, Reason::Invalidated, |key| key % 5 == part % 5);
+                self.cache.scan(&mut out, Reason::Invalidated, |key| key % 5 == part % 5);
                 self.account(out, self.now, None);
                 assert!(self.model.items.iter().all(|item| item.key % 5 != part % 5));
             }
@@ -347,10 +317,7 @@ impl Both {
             let slot = self.find(item.key).expect("in the model");
             let entry = cache.entry(slot);
             assert_eq!((entry.key, entry.value), (item.key, item.value));
-            assert_eq!(
-                (entry.expires, entry.created, entry.accesses),
-                (item.expires, item.created, item.accesses)
-            );
+            assert_eq!((entry.expires, entry.created, entry.accesses), (item.expires, item.created, item.accesses));
             assert_eq!((cache.weight(slot), cache.grace(slot)), (item.weight, item.grace));
             assert_eq!(cache.is_expired(slot, self.now), item.expires <= self.now);
             assert!(cache.candidates(hash(item.key.into())).contains(&slot));
@@ -363,12 +330,8 @@ impl Both {
             labels.sort_by_key(|label| format!("{label:?}"));
             assert!(labels.into_iter().eq(&item.labels));
         }
-        let mut tags: Vec<&Label> = model
-            .items
-            .iter()
-            .flat_map(|item| &item.labels)
-            .filter(|label| matches!(label, Label::Tag(_)))
-            .collect();
+        let mut tags: Vec<&Label> =
+            model.items.iter().flat_map(|item| &item.labels).filter(|label| matches!(label, Label::Tag(_))).collect();
         tags.sort_by_key(|label| format!("{label:?}"));
         tags.dedup();
         assert_eq!(cache.tag_count(), tags.len());
@@ -379,11 +342,8 @@ impl Both {
             assert_eq!(order, model.order());
         }
         for ending in ["a:", "aa:", ":"] {
-            let mut heads: Vec<Option<&Label>> = cache
-                .heads_ending_with(ending)
-                .into_iter()
-                .map(|id| cache.label_of(id))
-                .collect();
+            let mut heads: Vec<Option<&Label>> =
+                cache.heads_ending_with(ending).into_iter().map(|id| cache.label_of(id)).collect();
             heads.retain(|label| label.is_some_and(|label| model.items.iter().any(|item| item.labels.contains(label))));
             let mut expected: Vec<&Label> = model
                 .items
@@ -415,23 +375,12 @@ fn spec() -> impl Strategy<Value = Spec> {
     let cost = prop_oneof![Just(1.0), 0.0..50.0f32];
     let grace = prop_oneof![3 => Just(0), 1 => 0..30u64];
     let labels = prop::collection::vec(label(), 0..4);
-    (ttl(), grace, weight, cost, labels, prop::option::of(any::<u16>())).prop_map(
-        |(ttl, grace, weight, cost, labels, alias)| Spec {
-            ttl,
-            grace,
-            weight,
-            cost,
-            labels,
-            alias,
-        },
-    )
+    (ttl(), grace, weight, cost, labels, prop::option::of(any::<u16>()))
+        .prop_map(|(ttl, grace, weight, cost, labels, alias)| Spec { ttl, grace, weight, cost, labels, alias })
 }
 
 fn limits() -> impl Strategy<Value = (usize, Option<u64>)> {
-    (
-        0..12usize,
-        prop_oneof![Just(None), (0..120u64).prop_map(Some), Just(Some(1 << 41))],
-    )
+    (0..12usize, prop_oneof![Just(None), (0..120u64).prop_map(Some), Just(Some(1 << 41))])
 }
 
 fn op() -> impl Strategy<Value = Op> {

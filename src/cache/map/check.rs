@@ -25,11 +25,7 @@ impl<K, V, A> Cache<K, V, A> {
         assert!(self.limits.bytes.is_none_or(|limit| self.bytes <= u128::from(limit)));
         let (mut bytes, mut extras, mut aliases, mut deadlines) = (0u128, 0, 0, 0);
         for (slot, entry) in self.entries.iter() {
-            let found = self
-                .table
-                .iter_hash(spread(entry.hash))
-                .filter(|&&record| record == slot)
-                .count();
+            let found = self.table.iter_hash(spread(entry.hash)).filter(|&&record| record == slot).count();
             assert_eq!(found, 1, "slot {slot} is in the table {found} times");
             bytes += u128::from(self.weight_of(slot));
             deadlines += usize::from(deadline(&self.entries, &self.extras, slot) != NEVER);
@@ -48,16 +44,11 @@ impl<K, V, A> Cache<K, V, A> {
         assert_eq!(self.extras.len(), extras);
         assert_eq!(self.aliases.len(), aliases);
         assert_eq!(self.table.len(), self.entries.len());
-        self.expiry
-            .validate(deadlines, |slot| deadline(&self.entries, &self.extras, slot));
-        self.labels
-            .validate(|slot| self.extra(slot.0).map_or(&[], |extra| &extra.marks));
+        self.expiry.validate(deadlines, |slot| deadline(&self.entries, &self.extras, slot));
+        self.labels.validate(|slot| self.extra(slot.0).map_or(&[], |extra| &extra.marks));
         self.policy.validate();
         let mut order = self.policy.order();
         order.sort_unstable();
-        assert!(
-            order.into_iter().eq(self.entries.iter().map(|(slot, _)| slot)),
-            "the policy knows other entries"
-        );
+        assert!(order.into_iter().eq(self.entries.iter().map(|(slot, _)| slot)), "the policy knows other entries");
     }
 }

@@ -29,10 +29,7 @@ impl<K, V, A> Cache<K, V, A> {
     }
 
     pub fn labels_of(&self, slot: Slot) -> impl Iterator<Item = LabelId> {
-        self.extra(slot.0)
-            .map_or(&[][..], |extra| &extra.marks)
-            .iter()
-            .map(|mark| mark.label)
+        self.extra(slot.0).map_or(&[][..], |extra| &extra.marks).iter().map(|mark| mark.label)
     }
 
     /// Takes out all entries that carry a label.

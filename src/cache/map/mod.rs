@@ -298,12 +298,7 @@ impl<K, V, A> Cache<K, V, A> {
             Some(index) => index,
             None => {
                 let weight = u64::from(entry.weight);
-                let extra = Extra {
-                    grace: 0,
-                    weight,
-                    marks: Marks::new(),
-                    cost: DEFAULT_COST,
-                };
+                let extra = Extra { grace: 0, weight, marks: Marks::new(), cost: DEFAULT_COST };
                 let index = self.extras.insert(extra);
                 entry.extra = ExtraId::new(index);
                 index
@@ -330,8 +325,7 @@ impl<K, V, A> Cache<K, V, A> {
 
     #[inline]
     fn weight_of(&self, slot: u32) -> u64 {
-        self.extra(slot)
-            .map_or_else(|| u64::from(self.entries[slot].weight), |extra| extra.weight)
+        self.extra(slot).map_or_else(|| u64::from(self.entries[slot].weight), |extra| extra.weight)
     }
 
     fn facts(&self, slot: u32) -> Facts {

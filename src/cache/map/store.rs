@@ -24,13 +24,7 @@ impl<K, V, A> Cache<K, V, A> {
             return None;
         }
         let kept = keep(hash);
-        let facts = Facts {
-            hash: kept,
-            accesses: 0,
-            expires: new.expires,
-            weight: new.weight,
-            cost: new.cost,
-        };
+        let facts = Facts { hash: kept, accesses: 0, expires: new.expires, weight: new.weight, cost: new.cost };
         let deadline = new.deadline();
         let extra = if Extra::needed(&new) {
             ExtraId::new(self.extras.insert(Extra {
@@ -109,13 +103,7 @@ impl<K, V, A> Cache<K, V, A> {
             out.extend(removed);
             return None;
         }
-        let facts = Facts {
-            hash,
-            accesses: 0,
-            expires: new.expires,
-            weight: new.weight,
-            cost: new.cost,
-        };
+        let facts = Facts { hash, accesses: 0, expires: new.expires, weight: new.weight, cost: new.cost };
         self.policy.update(slot, &facts);
         self.expiry.schedule(slot, deadline);
         self.shrink(new.now, out);
@@ -239,12 +227,7 @@ impl<K, V, A> Cache<K, V, A> {
 
     /// Takes out every entry whose key satisfies `pred`. O(n).
     pub fn scan(&mut self, out: &mut Removals<K, V, A>, reason: Reason, mut pred: impl FnMut(&K) -> bool) {
-        let found: Vec<u32> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| pred(&entry.key))
-            .map(|(slot, _)| slot)
-            .collect();
+        let found: Vec<u32> = self.entries.iter().filter(|(_, entry)| pred(&entry.key)).map(|(slot, _)| slot).collect();
         for slot in found {
             out.extend(self.take(slot, reason));
         }

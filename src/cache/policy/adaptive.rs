@@ -132,20 +132,10 @@ mod tests {
                 } else {
                     let slot = self.adaptive.victim().expect("full");
                     self.adaptive.remove(slot);
-                    self.slots
-                        .remove(&std::mem::replace(&mut self.hashes[slot as usize], hash));
+                    self.slots.remove(&std::mem::replace(&mut self.hashes[slot as usize], hash));
                     slot
                 };
-                self.adaptive.insert(
-                    slot,
-                    &Facts {
-                        hash,
-                        accesses: 0,
-                        expires: 0,
-                        weight: 0,
-                        cost: 1.0,
-                    },
-                );
+                self.adaptive.insert(slot, &Facts { hash, accesses: 0, expires: 0, weight: 0, cost: 1.0 });
                 self.slots.insert(hash, slot);
             }
             self.adaptive.validate();

@@ -27,11 +27,7 @@ pub(in crate::cache) struct Cost {
 
 fn worth(facts: &Facts) -> f64 {
     // Written so that NaN becomes 0.
-    let cost = if facts.cost > 0.0 {
-        facts.cost.min(f32::MAX)
-    } else {
-        0.0
-    };
+    let cost = if facts.cost > 0.0 { facts.cost.min(f32::MAX) } else { 0.0 };
     f64::from(cost) / facts.weight.max(1) as f64
 }
 
@@ -53,10 +49,7 @@ impl Cost {
 impl Evict for Cost {
     fn insert(&mut self, slot: u32, facts: &Facts) {
         self.worths.reach(slot, Worth::default());
-        self.worths[slot] = Worth {
-            each: worth(facts),
-            uses: facts.accesses.saturating_add(1),
-        };
+        self.worths[slot] = Worth { each: worth(facts), uses: facts.accesses.saturating_add(1) };
         self.enqueue(slot);
     }
 
@@ -92,10 +85,6 @@ impl Evict for Cost {
     fn validate(&self) {
         self.queue.validate();
         assert!(self.inflation.is_finite());
-        assert!(
-            self.queue
-                .first()
-                .is_none_or(|(_, key)| f64::from_bits(key).is_finite())
-        );
+        assert!(self.queue.first().is_none_or(|(_, key)| f64::from_bits(key).is_finite()));
     }
 }

@@ -66,19 +66,12 @@ impl Duel {
     pub fn observe(&mut self, hash: u32, len: usize, sketch: &Sketch) -> Option<Mode> {
         // Not the bits that choose among buckets of the table or blocks of the sketch.
         let draw = hash.wrapping_mul(0x9E37_79B1) >> 16;
-        if draw & ((1 << self.halvings) - 1) == 0 {
-            self.play(hash, len, sketch)
-        } else {
-            None
-        }
+        if draw & ((1 << self.halvings) - 1) == 0 { self.play(hash, len, sketch) } else { None }
     }
 
     fn play(&mut self, hash: u32, len: usize, sketch: &Sketch) -> Option<Mode> {
         if len > self.chosen_for * 4 || len < self.chosen_for / 4 {
-            *self = Self {
-                lead: self.lead,
-                ..Self::new(len)
-            };
+            *self = Self { lead: self.lead, ..Self::new(len) };
         }
         let room = (len >> self.halvings).max(1);
         let id = match self.table.find(spread(hash), |&id| self.hashes[id] == hash) {

@@ -32,29 +32,15 @@ pub(in crate::cache) struct Lfu {
 
 impl Default for Lfu {
     fn default() -> Self {
-        Self {
-            links: Links::default(),
-            buckets: Slab::default(),
-            homes: Chunks::default(),
-            least: NONE,
-        }
+        Self { links: Links::default(), buckets: Slab::default(), homes: Chunks::default(), least: NONE }
     }
 }
 
 impl Lfu {
     /// A new bucket after `fewer` ([`NONE`]: before all others).
     fn bucket_after(&mut self, fewer: u32, uses: u32) -> u32 {
-        let more = if fewer == NONE {
-            self.least
-        } else {
-            self.buckets[fewer].more
-        };
-        let id = self.buckets.insert(Bucket {
-            uses,
-            members: List::default(),
-            fewer,
-            more,
-        });
+        let more = if fewer == NONE { self.least } else { self.buckets[fewer].more };
+        let id = self.buckets.insert(Bucket { uses, members: List::default(), fewer, more });
         if more != NONE {
             self.buckets[more].fewer = id;
         }
@@ -159,9 +145,7 @@ impl Evict for Lfu {
     }
 
     fn order(&self) -> Vec<u32> {
-        self.buckets()
-            .flat_map(|bucket| bucket.members.iter(&self.links))
-            .collect()
+        self.buckets().flat_map(|bucket| bucket.members.iter(&self.links)).collect()
     }
 
     fn heap_bytes(&self) -> usize {
@@ -176,11 +160,7 @@ impl Evict for Lfu {
         let mut id = self.least;
         while let Some(bucket) = self.buckets.get(id) {
             assert!(bucket.uses > before, "counts do not rise");
-            assert!(
-                !bucket.members.is_empty(),
-                "the bucket of count {} is empty",
-                bucket.uses
-            );
+            assert!(!bucket.members.is_empty(), "the bucket of count {} is empty", bucket.uses);
             assert_eq!(bucket.fewer, fewer);
             bucket.members.validate(&self.links);
             for slot in bucket.members.iter(&self.links) {

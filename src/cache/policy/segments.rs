@@ -48,10 +48,7 @@ pub(super) fn known(hash: u32) -> u32 {
 
 impl Segments {
     pub fn new(mode: Mode) -> Self {
-        Self {
-            mode,
-            ..Self::default()
-        }
+        Self { mode, ..Self::default() }
     }
 
     #[inline]
@@ -132,10 +129,7 @@ impl Segments {
     /// Coldest first. Exact in [`Mode::Recent`]; otherwise the contest at the window's end may decide differently.
     pub fn order(&self) -> Vec<u32> {
         let places = [PROBATION, PROTECTED, WINDOW];
-        places
-            .into_iter()
-            .flat_map(|place| self.lists[place as usize].iter(&self.links))
-            .collect()
+        places.into_iter().flat_map(|place| self.lists[place as usize].iter(&self.links)).collect()
     }
 
     pub fn heap_bytes(&self) -> usize {
@@ -149,10 +143,7 @@ impl Segments {
             list.validate(&self.links);
             assert!(list.iter(&self.links).all(|member| self.marks[member] & PLACE == place));
         }
-        assert_eq!(
-            self.marks.iter().filter(|&mark| mark & PLACE != ABSENT).count(),
-            self.len()
-        );
+        assert_eq!(self.marks.iter().filter(|&mark| mark & PLACE != ABSENT).count(), self.len());
     }
 
     #[inline]

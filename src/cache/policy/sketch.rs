@@ -30,10 +30,7 @@ fn mix(hash: u32) -> u64 {
 
 impl Default for Sketch {
     fn default() -> Self {
-        Self {
-            words: vec![0; BLOCK * 8],
-            additions: 0,
-        }
+        Self { words: vec![0; BLOCK * 8], additions: 0 }
     }
 }
 

@@ -45,10 +45,7 @@ impl Evict for Ttl {
 
     #[inline]
     fn victim(&mut self) -> Option<u32> {
-        self.expiring
-            .first()
-            .map(|(slot, _)| slot)
-            .or_else(|| self.lasting.front())
+        self.expiring.first().map(|(slot, _)| slot).or_else(|| self.lasting.front())
     }
 
     fn order(&self) -> Vec<u32> {

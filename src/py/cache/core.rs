@@ -50,7 +50,10 @@ pub enum Selector<'a, 'py> {
     Tag(&'a str),
     Pattern(&'a Bound<'py, PyString>),
     /// Entries of one decorated function; `durable` if some may be on disk.
-    Function { name: &'a str, durable: bool },
+    Function {
+        name: &'a str,
+        durable: bool,
+    },
 }
 
 impl ResultCache {
@@ -176,7 +179,10 @@ pub struct Attach {
 pub enum Look {
     Fresh(Py<PyAny>),
     /// Expired `age` nanoseconds ago, but kept for stale serving.
-    Stale { value: Py<PyAny>, age: u64 },
+    Stale {
+        value: Py<PyAny>,
+        age: u64,
+    },
     Absent,
 }
 
@@ -424,12 +430,7 @@ pub fn text_of<'a>(key: &'a Bound<'_, PyAny>) -> Option<std::borrow::Cow<'a, str
 }
 
 /// Removes the entry from memory; whether it was live.
-fn remove_from_memory(
-    this: &ResultCache,
-    key: &Bound<'_, PyAny>,
-    hash: u64,
-    reason: Reason,
-) -> PyResult<(bool, Gone)> {
+fn remove_from_memory(this: &ResultCache, key: &Bound<'_, PyAny>, hash: u64, reason: Reason) -> PyResult<(bool, Gone)> {
     let slot = this.locate(key, hash)?;
     let mut gone = Gone::default();
     let live = this.state.with(key.py(), |state| {

@@ -55,7 +55,10 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
         }));
         // SAFETY: the definition is complete and lives for ever; the result is a new reference.
         let method = unsafe {
-            Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(kind.as_type_ptr(), std::ptr::from_mut(definition)))?
+            Bound::from_owned_ptr_or_err(
+                py,
+                ffi::PyDescr_NewMethod(kind.as_type_ptr(), std::ptr::from_mut(definition)),
+            )?
         };
         kind.setattr(name, method)?;
     }

@@ -135,11 +135,7 @@ impl ResultCache {
         enable_persistent=False, db_path=None, *, max_bytes=None, policy='lru', sizeof=None, ttl_jitter=0.0, \
         durability='memory', coherence=1.0, allow_pickle=True, trust_legacy=None, on_evict=None, on_hit=None, \
         on_miss=None)")]
-    fn new(
-        py: Python<'_>,
-        _arguments: &Bound<'_, PyTuple>,
-        _options: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let limits = Limits { entries: 0, bytes: None };
         Ok(Self {
             flags: AtomicU32::new(UNINITIALISED),
@@ -219,9 +215,9 @@ impl ResultCache {
         let disk_options = disk::Options::new(durability, coherence, allow_pickle, trust_legacy)?;
         let old = this.settings.with(py, |settings| std::mem::replace(settings, fresh));
         drop(old);
-        let old = this.state.with(py, |state| {
-            std::mem::replace(&mut state.engine, Engine::new(Limits { entries, bytes }, policy))
-        });
+        let old = this
+            .state
+            .with(py, |state| std::mem::replace(&mut state.engine, Engine::new(Limits { entries, bytes }, policy)));
         drop(old);
         if let Some(path) = db_path.filter(|path| enable_persistent && !path.is_none()) {
             disk::open(slf, &path, &disk_options)?;
@@ -601,7 +597,9 @@ impl ResultCache {
 
     fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
         let name = slf.get_type().name()?;
-        Err(PyTypeError::new_err(format!("cannot pickle {name}: it holds live values; share one through db_path instead")))
+        Err(PyTypeError::new_err(format!(
+            "cannot pickle {name}: it holds live values; share one through db_path instead"
+        )))
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {

@@ -216,9 +216,7 @@ impl Call {
                 let all = (slf, positional, keywords).into_pyobject(py)?;
                 return hang::call(handler.bind(py), &all, None).map(Bound::unbind);
             }
-            let compute = || {
-                hang::vectorcall(py, this.function.as_ptr(), arguments, count, names)
-            };
+            let compute = || hang::vectorcall(py, this.function.as_ptr(), arguments, count, names);
             let request = if this.key_func.is_some() {
                 let (positional, keywords) = collect(py, arguments, count, names)?;
                 Some(this.request_by_key_func(&positional, &keywords)?)
@@ -391,7 +389,9 @@ impl Call {
         };
         let tags = match &self.tags {
             Setting::Fixed(tags) => tags.clone(),
-            Setting::Derived(derive) => options::tags(Some(&hang::call(derive.bind(py), &PyTuple::new(py, [value])?, None)?))?,
+            Setting::Derived(derive) => {
+                options::tags(Some(&hang::call(derive.bind(py), &PyTuple::new(py, [value])?, None)?))?
+            }
         };
         Ok((ttl, tags))
     }
@@ -403,11 +403,7 @@ impl Call {
         }
     }
 
-    fn request_by_key_func(
-        &self,
-        positional: &Bound<'_, PyTuple>,
-        keywords: &Bound<'_, PyDict>,
-    ) -> PyResult<Request> {
+    fn request_by_key_func(&self, positional: &Bound<'_, PyTuple>, keywords: &Bound<'_, PyDict>) -> PyResult<Request> {
         let py = positional.py();
         let key_func = self.key_func.as_ref().ok_or_else(|| PyTypeError::new_err("no key_func"))?;
         let key = hang::call(key_func.bind(py), positional, Some(keywords))?;
@@ -434,11 +430,7 @@ impl Call {
         Ok(Some(Request { hash: hash_key(&key)?, key: key.unbind(), alias, memory_only }))
     }
 
-    fn resolve_call(
-        &self,
-        positional: &Bound<'_, PyTuple>,
-        keywords: &Bound<'_, PyDict>,
-    ) -> PyResult<Option<Request>> {
+    fn resolve_call(&self, positional: &Bound<'_, PyTuple>, keywords: &Bound<'_, PyDict>) -> PyResult<Option<Request>> {
         let py = positional.py();
         if self.key_func.is_some() {
             return self.request_by_key_func(positional, keywords).map(Some);
@@ -468,11 +460,7 @@ impl Call {
     }
 
     /// A bound call as `generate_key` takes it, `version` included.
-    fn named<'py>(
-        &self,
-        py: Python<'py>,
-        bound: &Bound1,
-    ) -> PyResult<(Vec<Bound<'py, PyAny>>, Bound<'py, PyDict>)> {
+    fn named<'py>(&self, py: Python<'py>, bound: &Bound1) -> PyResult<(Vec<Bound<'py, PyAny>>, Bound<'py, PyDict>)> {
         let Some(signature) = &self.signature else { return Ok((Vec::new(), PyDict::new(py))) };
         let (positional, keywords) = signature.split(py, bound)?;
         if let Some(version) = &self.version {

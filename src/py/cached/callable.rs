@@ -93,10 +93,8 @@ pub fn cached_function_type(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
             slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
             slot(0, null_mut()),
         ];
-        let flags = ffi::Py_TPFLAGS_DEFAULT
-            | ffi::Py_TPFLAGS_HAVE_GC
-            | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR
-            | HAVE_VECTORCALL;
+        let flags =
+            ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC | ffi::Py_TPFLAGS_METHOD_DESCRIPTOR | HAVE_VECTORCALL;
         let mut spec = ffi::PyType_Spec {
             name: c"upshift._native.CachedFunction".as_ptr(),
             basicsize: size_of::<CachedFunction>() as c_int,

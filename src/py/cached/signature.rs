@@ -53,13 +53,8 @@ impl Signature {
             mark: py.import("builtins")?.getattr("object")?.call0()?.unbind(),
         };
         for parameter in parameters.try_iter()? {
-            let (name, kind, has_default, default, ignored): (
-                Bound<'_, PyString>,
-                u8,
-                bool,
-                Bound<'_, PyAny>,
-                bool,
-            ) = parameter?.extract()?;
+            let (name, kind, has_default, default, ignored): (Bound<'_, PyString>, u8, bool, Bound<'_, PyAny>, bool) =
+                parameter?.extract()?;
             match kind {
                 2 => (this.variable_positional, this.surplus_ignored) = (true, ignored),
                 4 => (this.variable_keyword, this.keywords_ignored) = (true, ignored),

@@ -80,9 +80,9 @@ impl Stock {
         if !self.class_holds() {
             let Some(originals) = ORIGINALS.get(cache.py()) else { return false };
             let kind = cache.get_type();
-            let stock = originals.iter().all(|(name, original)| {
-                kind.getattr(name.bind(cache.py())).is_ok_and(|current| current.is(original))
-            });
+            let stock = originals
+                .iter()
+                .all(|(name, original)| kind.getattr(name.bind(cache.py())).is_ok_and(|current| current.is(original)));
             // The lookups above gave the class a version tag, if it could have one.
             // SAFETY: see the struct.
             let version = if stock { unsafe { (*kind.as_type_ptr()).tp_version_tag } } else { 0 };

@@ -3,8 +3,8 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyComplex, PyDate, PyDateTime, PyDelta, PyDict, PyFloat,
-    PyFrozenSet, PyInt, PyList, PySet, PyString, PyTime, PyTuple, PyTzInfo,
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDate, PyDateTime, PyDelta, PyDict, PyFloat, PyFrozenSet, PyInt, PyList,
+    PySet, PyString, PyTime, PyTuple, PyTzInfo,
 };
 use pyo3::{IntoPyObjectExt, intern};
 use rmp::Marker;
@@ -29,14 +29,8 @@ type Value<'py> = Result<Bound<'py, PyAny>, Stop>;
 
 /// The value of a body.
 pub fn plain(py: Python<'_>, body: &[u8]) -> PyResult<Decoded> {
-    let mut reader = Reader {
-        py,
-        rest: body,
-        depth: 0,
-    };
-    let value = reader
-        .value()
-        .and_then(|value| reader.end().map(|()| value));
+    let mut reader = Reader { py, rest: body, depth: 0 };
+    let value = reader.value().and_then(|value| reader.end().map(|()| value));
     match value {
         Ok(value) => Ok(Decoded::Value(value.unbind())),
         Err(Stop::Malformed(reason)) => Ok(Decoded::malformed(reason)),
@@ -96,8 +90,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     }
 
     fn text(&mut self, len: usize) -> Value<'py> {
-        let text =
-            std::str::from_utf8(self.take(len)?).map_err(|_| Stop::Malformed("invalid UTF-8"))?;
+        let text = std::str::from_utf8(self.take(len)?).map_err(|_| Stop::Malformed("invalid UTF-8"))?;
         Ok(PyString::new(self.py, text).into_any())
     }
 
@@ -134,27 +127,15 @@ impl<'a, 'py> Reader<'a, 'py> {
                 let signed = PyDict::new(py);
                 signed.set_item(intern!(py, "signed"), true)?;
                 let args = (PyBytes::new(py, body), intern!(py, "little"));
-                py.get_type::<PyInt>().call_method(
-                    intern!(py, "from_bytes"),
-                    args,
-                    Some(&signed),
-                )?
+                py.get_type::<PyInt>().call_method(intern!(py, "from_bytes"), args, Some(&signed))?
             }
-            ext::SURROGATES => PyBytes::new(py, body).call_method1(
-                intern!(py, "decode"),
-                (intern!(py, "utf-8"), intern!(py, "surrogatepass")),
-            )?,
+            ext::SURROGATES => PyBytes::new(py, body)
+                .call_method1(intern!(py, "decode"), (intern!(py, "utf-8"), intern!(py, "surrogatepass")))?,
             ext::DECIMAL => {
-                let text =
-                    std::str::from_utf8(body).map_err(|_| Stop::Malformed("invalid UTF-8"))?;
+                let text = std::str::from_utf8(body).map_err(|_| Stop::Malformed("invalid UTF-8"))?;
                 known::DECIMAL.import(py)?.call1((text,))?
             }
-            ty => Reader {
-                py,
-                rest: body,
-                depth: self.depth,
-            }
-            .fixed(ty)?,
+            ty => Reader { py, rest: body, depth: self.depth }.fixed(ty)?,
         };
         Ok(value)
     }
@@ -164,10 +145,7 @@ impl<'a, 'py> Reader<'a, 'py> {
         let py = self.py;
         let value = match ty {
             ext::COMPLEX => {
-                let (real, imag) = (
-                    f64::from_le_bytes(self.array()?),
-                    f64::from_le_bytes(self.array()?),
-                );
+                let (real, imag) = (f64::from_le_bytes(self.array()?), f64::from_le_bytes(self.array()?));
                 PyComplex::from_doubles(py, real, imag).into_any()
             }
             ext::DATE => {
@@ -177,26 +155,14 @@ impl<'a, 'py> Reader<'a, 'py> {
             ext::TIME => {
                 let (hour, minute, second, micro, fold) = self.time()?;
                 let zone = self.zone()?;
-                PyTime::new_with_fold(py, hour, minute, second, micro, zone.as_ref(), fold)?
-                    .into_any()
+                PyTime::new_with_fold(py, hour, minute, second, micro, zone.as_ref(), fold)?.into_any()
             }
             ext::DATETIME => {
                 let (year, month, day) = self.date()?;
                 let (hour, minute, second, micro, fold) = self.time()?;
                 let zone = self.zone()?;
-                PyDateTime::new_with_fold(
-                    py,
-                    year,
-                    month,
-                    day,
-                    hour,
-                    minute,
-                    second,
-                    micro,
-                    zone.as_ref(),
-                    fold,
-                )?
-                .into_any()
+                PyDateTime::new_with_fold(py, year, month, day, hour, minute, second, micro, zone.as_ref(), fold)?
+                    .into_any()
             }
             ext::TIMEDELTA => self.delta()?.into_any(),
             ext::UUID => self.uuid()?,
@@ -236,9 +202,7 @@ impl<'a, 'py> Reader<'a, 'py> {
             zone::OFFSET => known::TIMEZONE.import(py)?.call1((self.delta()?,))?,
             zone::NAMED_OFFSET => {
                 let delta = self.delta()?;
-                known::TIMEZONE
-                    .import(py)?
-                    .call1((delta, self.remaining_text()?))?
+                known::TIMEZONE.import(py)?.call1((delta, self.remaining_text()?))?
             }
             zone::IANA => {
                 let key = self.remaining_text()?;
@@ -262,12 +226,7 @@ impl<'a, 'py> Reader<'a, 'py> {
         let args = PyDict::new(py);
         args.set_item("bytes", PyBytes::new(py, &bytes))?;
         if safety as i8 != i8::MIN {
-            args.set_item(
-                "is_safe",
-                py.import("uuid")?
-                    .getattr("SafeUUID")?
-                    .call1((safety as i8,))?,
-            )?;
+            args.set_item("is_safe", py.import("uuid")?.getattr("SafeUUID")?.call1((safety as i8,))?)?;
         }
         Ok(class.call((), Some(&args))?)
     }
@@ -285,9 +244,7 @@ impl<'a, 'py> Reader<'a, 'py> {
         for _ in 0..dimensions {
             shape.push(u64::from_le_bytes(self.array()?));
         }
-        let size = shape
-            .iter()
-            .try_fold(item as u64, |size, dimension| size.checked_mul(*dimension));
+        let size = shape.iter().try_fold(item as u64, |size, dimension| size.checked_mul(*dimension));
         if size != Some(self.rest.len() as u64) {
             return Err(Stop::Malformed("array size"));
         }
@@ -295,9 +252,7 @@ impl<'a, 'py> Reader<'a, 'py> {
         let args = PyDict::new(py);
         args.set_item("buffer", data)?;
         args.set_item("order", order)?;
-        let view = known::ARRAY
-            .import(py)?
-            .call((PyTuple::new(py, shape)?, dtype), Some(&args))?;
+        let view = known::ARRAY.import(py)?.call((PyTuple::new(py, shape)?, dtype), Some(&args))?;
         // The copy owns its memory and can be written to.
         Ok(view.call_method1(intern!(py, "copy"), ("K",))?)
     }
@@ -310,16 +265,13 @@ impl<'a, 'py> Reader<'a, 'py> {
         }
         let args = PyDict::new(py);
         args.set_item("buffer", PyBytes::new(py, self.rest))?;
-        let array = known::ARRAY
-            .import(py)?
-            .call((PyTuple::new(py, [1u8])?, dtype), Some(&args))?;
+        let array = known::ARRAY.import(py)?.call((PyTuple::new(py, [1u8])?, dtype), Some(&args))?;
         Ok(array.get_item(0)?)
     }
 
     fn dtype(&mut self) -> Result<(Bound<'py, PyAny>, usize), Stop> {
         let [len] = self.array()?;
-        let name =
-            std::str::from_utf8(self.take(len.into())?).map_err(|_| Stop::Malformed("dtype"))?;
+        let name = std::str::from_utf8(self.take(len.into())?).map_err(|_| Stop::Malformed("dtype"))?;
         let dtype = known::plain_dtype(self.py, name)?.ok_or(Stop::Malformed("dtype"))?;
         let item = dtype.getattr(intern!(self.py, "itemsize"))?.extract()?;
         Ok((dtype, item))
@@ -333,11 +285,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     /// The values that fill a body.
     fn values(&mut self, body: &'a [u8]) -> Result<Vec<Bound<'py, PyAny>>, Stop> {
         self.inside(|this| {
-            let mut reader = Reader {
-                py: this.py,
-                rest: body,
-                depth: this.depth,
-            };
+            let mut reader = Reader { py: this.py, rest: body, depth: this.depth };
             let mut values = Vec::new();
             while !reader.rest.is_empty() {
                 values.push(reader.value()?);
@@ -394,10 +342,6 @@ impl<'a, 'py> Reader<'a, 'py> {
     }
 
     fn end(&self) -> Result<(), Stop> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Stop::Malformed("trailing bytes"))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(Stop::Malformed("trailing bytes")) }
     }
 }

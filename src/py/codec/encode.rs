@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyComplex, PyDate, PyDateAccess, PyDateTime, PyDelta,
-    PyDeltaAccess, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTime,
-    PyTimeAccess, PyTuple, PyTzInfo, PyTzInfoAccess,
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDate, PyDateAccess, PyDateTime, PyDelta, PyDeltaAccess, PyDict, PyFloat,
+    PyFrozenSet, PyInt, PyList, PySet, PyString, PyTime, PyTimeAccess, PyTuple, PyTzInfo, PyTzInfoAccess,
 };
 use rmp::encode as mp;
 use rmp::encode::buffer::ByteBuf;
@@ -41,13 +40,8 @@ pub fn plain(obj: &Bound<'_, PyAny>) -> PyResult<Option<Vec<u8>>> {
     start.extend_from_slice(&MARKER);
     start.extend_from_slice(&[PLAIN, 0]);
     debug_assert_eq!(start.len(), HEADER);
-    let mut encoder = Encoder {
-        py: obj.py(),
-        out: ByteBuf::from_vec(start),
-        depth: 0,
-        visits: 0,
-        seen: HashSet::default(),
-    };
+    let mut encoder =
+        Encoder { py: obj.py(), out: ByteBuf::from_vec(start), depth: 0, visits: 0, seen: HashSet::default() };
     match encoder.value(obj) {
         Ok(()) => Ok(Some(encoder.out.into_vec())),
         Err(Stop::Inexpressible) => Ok(None),
@@ -92,10 +86,7 @@ impl<'py> Encoder<'py> {
         } else {
             self.visits += 1;
             self.depth += 1;
-            if self.depth > MAX_DEPTH
-                || self.visits > MAX_VISITS
-                || self.out.as_slice().len() > MAX_LEN
-            {
+            if self.depth > MAX_DEPTH || self.visits > MAX_VISITS || self.out.as_slice().len() > MAX_LEN {
                 return Err(Stop::Inexpressible);
             }
             self.compound(obj)?;
@@ -113,11 +104,7 @@ impl<'py> Encoder<'py> {
                 // Fails if a garbage collection ran code that made the list shorter.
                 self.value(&list.get_item(index)?)?;
             }
-            if list.len() == len {
-                Ok(())
-            } else {
-                Err(Stop::Inexpressible)
-            }
+            if list.len() == len { Ok(()) } else { Err(Stop::Inexpressible) }
         } else if let Ok(dict) = obj.cast_exact::<PyDict>() {
             self.once(obj)?;
             let Ok(_) = mp::write_map_len(&mut self.out, length(dict.len())?);
@@ -125,15 +112,9 @@ impl<'py> Encoder<'py> {
                 self.value(&key)?;
                 self.value(&value)
             })?;
-            if unchanged {
-                Ok(())
-            } else {
-                Err(Stop::Inexpressible)
-            }
+            if unchanged { Ok(()) } else { Err(Stop::Inexpressible) }
         } else if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
-            self.nested(ext::TUPLE, |this| {
-                tuple.iter().try_for_each(|item| this.value(&item))
-            })
+            self.nested(ext::TUPLE, |this| tuple.iter().try_for_each(|item| this.value(&item)))
         } else if obj.is_exact_instance_of::<PySet>() {
             self.once(obj)?;
             self.nested(ext::SET, |this| this.items(obj))
@@ -181,10 +162,7 @@ impl<'py> Encoder<'py> {
             return Ok(());
         }
         let bytes = text.call_method1(intern!(self.py, "encode"), ("utf-8", "surrogatepass"))?;
-        self.extension(
-            ext::SURROGATES,
-            &[bytes.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes()],
-        )
+        self.extension(ext::SURROGATES, &[bytes.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes()])
     }
 
     fn int(&mut self, int: &Bound<'py, PyInt>) -> Done {
@@ -196,14 +174,9 @@ impl<'py> Encoder<'py> {
     }
 
     fn uuid(&mut self, obj: &Bound<'py, PyAny>) -> Done {
-        let bytes = obj
-            .getattr(intern!(self.py, "bytes"))?
-            .cast_into::<PyBytes>()
-            .map_err(PyErr::from)?;
+        let bytes = obj.getattr(intern!(self.py, "bytes"))?.cast_into::<PyBytes>().map_err(PyErr::from)?;
         // -1, 0 or None: whether the host could make it free of duplicates.
-        let safety = obj
-            .getattr(intern!(self.py, "is_safe"))?
-            .getattr(intern!(self.py, "value"))?;
+        let safety = obj.getattr(intern!(self.py, "is_safe"))?.getattr(intern!(self.py, "value"))?;
         let safety: i8 = safety.extract::<Option<i8>>()?.unwrap_or(i8::MIN);
         self.extension(ext::UUID, &[bytes.as_bytes(), &safety.to_le_bytes()])
     }
@@ -218,28 +191,16 @@ impl<'py> Encoder<'py> {
         } else if known::TIMEZONE.is_class_of(&tzinfo)? {
             let args = tzinfo.call_method0(intern!(self.py, "__getinitargs__"))?;
             let args = args.cast::<PyTuple>().map_err(PyErr::from)?;
-            body.push(if args.len() == 1 {
-                zone::OFFSET
-            } else {
-                zone::NAMED_OFFSET
-            });
-            let offset = args
-                .get_item(0)?
-                .cast_into::<PyDelta>()
-                .map_err(PyErr::from)?;
+            body.push(if args.len() == 1 { zone::OFFSET } else { zone::NAMED_OFFSET });
+            let offset = args.get_item(0)?.cast_into::<PyDelta>().map_err(PyErr::from)?;
             body.extend_from_slice(&delta_fields(&offset));
             if args.len() == 2 {
-                let name = args
-                    .get_item(1)?
-                    .cast_into_exact::<PyString>()
-                    .map_err(|_| Stop::Inexpressible)?;
+                let name = args.get_item(1)?.cast_into_exact::<PyString>().map_err(|_| Stop::Inexpressible)?;
                 body.extend_from_slice(name.to_str().map_err(|_| Stop::Inexpressible)?.as_bytes());
             }
         } else if known::ZONE_INFO.is_class_of(&tzinfo)? {
             let key = tzinfo.getattr(intern!(self.py, "key"))?;
-            let key = key
-                .cast_exact::<PyString>()
-                .map_err(|_| Stop::Inexpressible)?;
+            let key = key.cast_exact::<PyString>().map_err(|_| Stop::Inexpressible)?;
             // Not so if it was read from a file or made with no_cache.
             if !known::ZONE_INFO.import(self.py)?.call1((key,))?.is(&tzinfo) {
                 return Err(Stop::Inexpressible);
@@ -270,13 +231,7 @@ impl<'py> Encoder<'py> {
         head.push(u8::try_from(shape.len()).map_err(|_| Stop::Inexpressible)?);
         head.extend(shape.iter().flat_map(|dimension| dimension.to_le_bytes()));
         let data = array.call_method1(intern!(py, "tobytes"), (order,))?;
-        self.extension(
-            ext::ARRAY,
-            &[
-                &head,
-                data.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes(),
-            ],
-        )
+        self.extension(ext::ARRAY, &[&head, data.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes()])
     }
 
     /// dtype (length, text), data.
@@ -290,13 +245,7 @@ impl<'py> Encoder<'py> {
             return Err(Stop::Inexpressible);
         }
         let data = scalar.call_method0(intern!(py, "tobytes"))?;
-        self.extension(
-            ext::SCALAR,
-            &[
-                &head,
-                data.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes(),
-            ],
-        )
+        self.extension(ext::SCALAR, &[&head, data.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes()])
     }
 
     fn dtype(&self, dtype: &Bound<'py, PyAny>) -> Result<Vec<u8>, Stop> {
@@ -336,20 +285,12 @@ impl<'py> Encoder<'py> {
 
     /// Notes that a mutable object occurs; a second time is too often.
     fn once(&mut self, obj: &Bound<'py, PyAny>) -> Done {
-        if self.seen.insert(obj.as_ptr() as usize) {
-            Ok(())
-        } else {
-            Err(Stop::Inexpressible)
-        }
+        if self.seen.insert(obj.as_ptr() as usize) { Ok(()) } else { Err(Stop::Inexpressible) }
     }
 }
 
 fn length(len: usize) -> Result<u32, Stop> {
-    if len > MAX_LEN {
-        Err(Stop::Inexpressible)
-    } else {
-        Ok(len as u32)
-    }
+    if len > MAX_LEN { Err(Stop::Inexpressible) } else { Ok(len as u32) }
 }
 
 fn date_fields(date: &impl PyDateAccess) -> [u8; 4] {
@@ -359,16 +300,7 @@ fn date_fields(date: &impl PyDateAccess) -> [u8; 4] {
 
 fn time_fields(time: &impl PyTimeAccess) -> [u8; 8] {
     let [a, b, c, d] = time.get_microsecond().to_le_bytes();
-    [
-        time.get_hour(),
-        time.get_minute(),
-        time.get_second(),
-        a,
-        b,
-        c,
-        d,
-        time.get_fold().into(),
-    ]
+    [time.get_hour(), time.get_minute(), time.get_second(), a, b, c, d, time.get_fold().into()]
 }
 
 fn delta_fields(delta: &Bound<'_, PyDelta>) -> [u8; 12] {

@@ -49,21 +49,13 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn key_of(mut file: File, path: &Path) -> Result<Key, String> {
-    check(
-        &file.metadata().map_err(|err| cannot("read", path, &err))?,
-        path,
-    )?;
+    check(&file.metadata().map_err(|err| cannot("read", path, &err))?, path)?;
     let mut key = Key::default();
     let mut rest = [0];
-    match file
-        .read_exact(&mut key)
-        .and_then(|()| file.read(&mut rest))
-    {
+    match file.read_exact(&mut key).and_then(|()| file.read(&mut rest)) {
         Ok(0) => Ok(key),
         Ok(_) => Err(format!("key file {} is damaged", path.display())),
-        Err(err) if err.kind() == ErrorKind::UnexpectedEof => {
-            Err(format!("key file {} is damaged", path.display()))
-        }
+        Err(err) if err.kind() == ErrorKind::UnexpectedEof => Err(format!("key file {} is damaged", path.display())),
         Err(err) => Err(cannot("read", path, &err)),
     }
 }
@@ -76,27 +68,17 @@ fn check(meta: &fs::Metadata, path: &Path) -> Result<(), String> {
         return Err(format!("key file {} is not a regular file", path.display()));
     }
     if meta.uid() != effective_uid() {
-        return Err(format!(
-            "key file {} belongs to another user",
-            path.display()
-        ));
+        return Err(format!("key file {} belongs to another user", path.display()));
     }
     if meta.mode() & 0o077 != 0 {
-        return Err(format!(
-            "key file {} is open to other users; chmod 600 it",
-            path.display()
-        ));
+        return Err(format!("key file {} is open to other users; chmod 600 it", path.display()));
     }
     Ok(())
 }
 
 #[cfg(not(unix))]
 fn check(meta: &fs::Metadata, path: &Path) -> Result<(), String> {
-    if meta.is_file() {
-        Ok(())
-    } else {
-        Err(format!("key file {} is not a regular file", path.display()))
-    }
+    if meta.is_file() { Ok(()) } else { Err(format!("key file {} is not a regular file", path.display())) }
 }
 
 #[cfg(unix)]
@@ -129,9 +111,7 @@ fn create(path: &Path) -> io::Result<()> {
     }
     result?;
     // Rows must not outlive their key in a power failure. Not every file system can sync a directory.
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     if let Err(err) = File::open(folder).and_then(|folder| folder.sync_all()) {
         log::debug!("cannot sync {}: {err}", folder.display());

@@ -24,18 +24,12 @@ pub static DTYPE: Known = Known::new("numpy", "dtype");
 
 impl Known {
     const fn new(module: &'static str, name: &'static str) -> Self {
-        Known {
-            module,
-            name,
-            class: PyOnceLock::new(),
-        }
+        Known { module, name, class: PyOnceLock::new() }
     }
 
     /// Whether the object is of exactly this class.
     pub fn is_class_of(&self, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Ok(self
-            .loaded(obj.py())?
-            .is_some_and(|class| obj.get_type().is(class)))
+        Ok(self.loaded(obj.py())?.is_some_and(|class| obj.get_type().is(class)))
     }
 
     /// Whether the object is of this class or one derived from it.

@@ -121,22 +121,14 @@ pub enum Rejection {
 impl Rejection {
     /// Whether the row is sound and only this configuration does not serve it. Any other is of no use to anyone.
     pub fn keeps_row(&self) -> bool {
-        matches!(
-            self,
-            Rejection::NoKey(_) | Rejection::PickleOff | Rejection::Legacy
-        )
+        matches!(self, Rejection::NoKey(_) | Rejection::PickleOff | Rejection::Legacy)
     }
 }
 
 impl Codec {
     /// For the store at `database`; the key lives beside it in `<database>.key`. Touches no file yet.
     pub fn new(database: &Path, allow_pickle: bool, trust_legacy: bool) -> Self {
-        Codec {
-            path: Some(key_file::beside(database)),
-            key: OnceLock::new(),
-            allow_pickle,
-            trust_legacy,
-        }
+        Codec { path: Some(key_file::beside(database)), key: OnceLock::new(), allow_pickle, trust_legacy }
     }
 
     /// With a key from elsewhere; without one, pickles are neither written nor loaded.
@@ -145,12 +137,7 @@ impl Codec {
         if let Some(key) = key {
             cell.get_or_init(|| key);
         }
-        Codec {
-            path: None,
-            key: cell,
-            allow_pickle,
-            trust_legacy,
-        }
+        Codec { path: None, key: cell, allow_pickle, trust_legacy }
     }
 
     /// The value as a blob, or `None` if it cannot be stored: nothing but a pickle can hold it and it cannot be
@@ -207,13 +194,7 @@ impl Codec {
             return Ok(key);
         }
         let path = self.path.as_deref().ok_or("no key")?;
-        let key = py.detach(|| {
-            if create {
-                key_file::read_or_create(path)
-            } else {
-                key_file::read(path)
-            }
-        })?;
+        let key = py.detach(|| if create { key_file::read_or_create(path) } else { key_file::read(path) })?;
         Ok(self.key.get_or_init(|| key))
     }
 }
@@ -229,17 +210,11 @@ fn class_of(py: Python<'_>, err: PyErr) -> PyResult<String> {
     if !err.is_instance_of::<PyException>(py) {
         return Err(err);
     }
-    Ok(err
-        .get_type(py)
-        .name()
-        .map_or_else(|_| "Exception".into(), |name| name.to_string()))
+    Ok(err.get_type(py).name().map_or_else(|_| "Exception".into(), |name| name.to_string()))
 }
 
 fn with_key(key: Option<&[u8]>, allow_pickle: bool, trust_legacy: bool) -> PyResult<Codec> {
-    let key = key
-        .map(Key::try_from)
-        .transpose()
-        .map_err(|_| PyValueError::new_err("key must be 32 bytes"))?;
+    let key = key.map(Key::try_from).transpose().map_err(|_| PyValueError::new_err("key must be 32 bytes"))?;
     Ok(Codec::with_key(key, allow_pickle, trust_legacy))
 }
 

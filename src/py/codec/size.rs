@@ -6,8 +6,8 @@ use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
-    PyBool, PyBytes, PyCFunction, PyComplex, PyDict, PyFloat, PyFrozenSet, PyFunction, PyInt,
-    PyList, PyModule, PySet, PyString, PyTuple, PyType,
+    PyBool, PyBytes, PyCFunction, PyComplex, PyDict, PyFloat, PyFrozenSet, PyFunction, PyInt, PyList, PyModule, PySet,
+    PyString, PyTuple, PyType,
 };
 
 use crate::py::raw;
@@ -23,11 +23,7 @@ const REMEMBERED: u64 = 128;
 /// elements, for other objects what `sys.getsizeof` says plus what they refer to. Looks at no more than
 /// [`MAX_VISITS`] objects. May run Python code (`__sizeof__`); never raises.
 pub fn estimate_size(obj: &Bound<'_, PyAny>) -> u64 {
-    let mut estimate = Estimate {
-        py: obj.py(),
-        left: MAX_VISITS,
-        seen: HashSet::new(),
-    };
+    let mut estimate = Estimate { py: obj.py(), left: MAX_VISITS, seen: HashSet::new() };
     estimate.value(obj, 0)
 }
 
@@ -44,35 +40,23 @@ impl<'py> Estimate<'py> {
     fn value(&mut self, obj: &Bound<'py, PyAny>, depth: u32) -> u64 {
         self.left = self.left.saturating_sub(1);
         if let Some(size) = self.atom(obj) {
-            return if size < REMEMBERED || self.first(obj) {
-                size
-            } else {
-                0
-            };
+            return if size < REMEMBERED || self.first(obj) { size } else { 0 };
         }
         if depth >= MAX_DEPTH || self.left == 0 || !self.first(obj) {
             return 0;
         }
         let own = self.own_size(obj);
         let parts = if let Ok(list) = obj.cast_exact::<PyList>() {
-            self.parts(
-                list.len(),
-                depth,
-                (0..).map_while(|index| list.get_item(index).ok()),
-            )
+            self.parts(list.len(), depth, (0..).map_while(|index| list.get_item(index).ok()))
         } else if let Ok(tuple) = obj.cast_exact::<PyTuple>() {
             self.parts(tuple.len(), depth, tuple.iter())
         } else if let Ok(dict) = obj.cast_exact::<PyDict>() {
             self.pairs(dict, depth)
         } else if obj.is_exact_instance_of::<PySet>() || obj.is_exact_instance_of::<PyFrozenSet>() {
             let len = obj.len().unwrap_or(0);
-            obj.try_iter().map_or(0, |items| {
-                self.parts(len, depth, items.map_while(Result::ok))
-            })
+            obj.try_iter().map_or(0, |items| self.parts(len, depth, items.map_while(Result::ok)))
         } else {
-            return own
-                .max(self.buffer(obj))
-                .saturating_add(self.referents(obj, depth));
+            return own.max(self.buffer(obj)).saturating_add(self.referents(obj, depth));
         };
         own.saturating_add(parts)
     }
@@ -101,12 +85,7 @@ impl<'py> Estimate<'py> {
     }
 
     /// Size of the elements, of which there are `len`.
-    fn parts(
-        &mut self,
-        len: usize,
-        depth: u32,
-        items: impl Iterator<Item = Bound<'py, PyAny>>,
-    ) -> u64 {
+    fn parts(&mut self, len: usize, depth: u32, items: impl Iterator<Item = Bound<'py, PyAny>>) -> u64 {
         let (mut size, mut visited) = (0u64, 0);
         for item in items {
             if self.left == 0 {
@@ -125,9 +104,7 @@ impl<'py> Estimate<'py> {
             if self.left == 0 {
                 return Err(());
             }
-            size = size
-                .saturating_add(self.value(&key, depth + 1))
-                .saturating_add(self.value(&value, depth + 1));
+            size = size.saturating_add(self.value(&key, depth + 1)).saturating_add(self.value(&value, depth + 1));
             visited += 1;
             Ok(())
         });
@@ -159,9 +136,7 @@ impl<'py> Estimate<'py> {
         if !raw::type_sizes(obj).2 || is_shared(obj) {
             return 0;
         }
-        let referents = GET_REFERENTS
-            .import(self.py, "gc", "get_referents")
-            .and_then(|get| get.call1((obj,)));
+        let referents = GET_REFERENTS.import(self.py, "gc", "get_referents").and_then(|get| get.call1((obj,)));
         let Ok(Ok(referents)) = referents.map(|referents| referents.cast_into::<PyList>()) else {
             return 0;
         };

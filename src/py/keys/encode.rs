@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use pyo3::prelude::*;
 use pyo3::types::{
-    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet,
-    PyString, PyTuple,
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple,
 };
 
 use super::{pickler, tokens};
@@ -87,26 +86,12 @@ pub struct Encoder<'a, 'py> {
 
 impl<'a, 'py> Encoder<'a, 'py> {
     pub fn new(py: Python<'py>, out: &'a mut Vec<u8>) -> Self {
-        Encoder {
-            py,
-            out,
-            depth: 0,
-            visits: 0,
-            identity: true,
-            memory_only: false,
-        }
+        Encoder { py, out, depth: 0, visits: 0, identity: true, memory_only: false }
     }
 
     /// For a container met inside of a pickle: goes on counting where the encoding around it stands.
     pub fn inside_pickle(py: Python<'py>, out: &'a mut Vec<u8>, depth: u32, visits: u32) -> Self {
-        Encoder {
-            py,
-            out,
-            depth,
-            visits,
-            identity: false,
-            memory_only: false,
-        }
+        Encoder { py, out, depth, visits, identity: false, memory_only: false }
     }
 
     /// Whether an object took part by identity.
@@ -202,11 +187,7 @@ impl<'a, 'py> Encoder<'a, 'py> {
         } else if obj.is_none() {
             self.out.push(tag::NONE);
         } else if let Ok(flag) = obj.cast_exact::<PyBool>() {
-            self.out.push(if flag.is_true() {
-                tag::TRUE
-            } else {
-                tag::FALSE
-            });
+            self.out.push(if flag.is_true() { tag::TRUE } else { tag::FALSE });
         } else if let Ok(float) = obj.cast_exact::<PyFloat>() {
             self.tagged(tag::FLOAT, &float.value().to_bits().to_le_bytes());
         } else if let Ok(bytes) = obj.cast_exact::<PyBytes>() {
@@ -215,8 +196,7 @@ impl<'a, 'py> Encoder<'a, 'py> {
             self.prefixed(tag::BYTEARRAY, &bytes.to_vec());
         } else if let Ok(complex) = obj.cast_exact::<PyComplex>() {
             self.tagged(tag::COMPLEX, &complex.real().to_bits().to_le_bytes());
-            self.out
-                .extend_from_slice(&complex.imag().to_bits().to_le_bytes());
+            self.out.extend_from_slice(&complex.imag().to_bits().to_le_bytes());
         } else {
             return Ok(false);
         }
@@ -324,9 +304,7 @@ impl<'a, 'py> Encoder<'a, 'py> {
         if let Stop::Raised(_) = stop {
             return Err(stop);
         }
-        let token = tokens::token(obj)
-            .map_err(Stop::Raised)?
-            .ok_or(Stop::Unpicklable)?;
+        let token = tokens::token(obj).map_err(Stop::Raised)?.ok_or(Stop::Unpicklable)?;
         self.memory_only = true;
         self.tagged(tag::TOKEN, &token);
         Ok(())

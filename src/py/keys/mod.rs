@@ -54,11 +54,7 @@ pub fn call_key<'py>(
         }
         let memory_only = encoder.memory_only();
         let key = render(func_name, &Sha256::digest(buffer)[..DIGEST]);
-        Ok(if memory_only {
-            CallKey::MemoryOnly(key)
-        } else {
-            CallKey::Durable(key)
-        })
+        Ok(if memory_only { CallKey::MemoryOnly(key) } else { CallKey::Durable(key) })
     })
 }
 

@@ -46,10 +46,7 @@ fn picklers(py: Python<'_>) -> PyResult<&'static Picklers> {
             Ok::<_, PyErr>(py.get_type::<PyType>().call1((name, bases, body))?.unbind())
         };
         Ok(Picklers {
-            canonical: subclass(
-                "_KeyPickler",
-                wrap_pyfunction!(canonical_id, py)?.into_any(),
-            )?,
+            canonical: subclass("_KeyPickler", wrap_pyfunction!(canonical_id, py)?.into_any())?,
             memo: subclass("_MemoKeyPickler", wrap_pyfunction!(memo_id, py)?.into_any())?,
             bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
         })
@@ -57,11 +54,7 @@ fn picklers(py: Python<'_>) -> PyResult<&'static Picklers> {
 }
 
 /// Digest of the canonical pickle. `depth` and `visits` are those of the encoding that asks.
-pub fn canonical_digest(
-    obj: &Bound<'_, PyAny>,
-    depth: u32,
-    visits: &mut u32,
-) -> Result<PickleDigest, Stop> {
+pub fn canonical_digest(obj: &Bound<'_, PyAny>, depth: u32, visits: &mut u32) -> Result<PickleDigest, Stop> {
     let outer = AROUND.replace((depth, *visits));
     let result = digest(obj, true);
     *visits = AROUND.replace(outer).1;
@@ -81,19 +74,13 @@ fn digest(obj: &Bound<'_, PyAny>, canonical: bool) -> PyResult<PickleDigest> {
     let py = obj.py();
     let picklers = picklers(py)?;
     let file = picklers.bytes_io.bind(py).call0()?;
-    let class = if canonical {
-        &picklers.canonical
-    } else {
-        &picklers.memo
-    };
+    let class = if canonical { &picklers.canonical } else { &picklers.memo };
     let pickler = class.bind(py).call1((&file, PROTOCOL))?;
     if canonical {
         pickler.setattr(intern!(py, "fast"), true)?;
     }
     pickler.call_method1(intern!(py, "dump"), (obj,))?;
-    let pickle = file
-        .call_method0(intern!(py, "getvalue"))?
-        .cast_into::<PyBytes>()?;
+    let pickle = file.call_method0(intern!(py, "getvalue"))?.cast_into::<PyBytes>()?;
     let pickle = pickle.as_bytes();
     let mut hash = Sha256::new();
     hash.update(pickle);
@@ -121,10 +108,7 @@ fn main_script(py: Python<'_>) -> PyResult<Arc<str>> {
             return Ok(path.clone());
         }
     }
-    let path: String = py
-        .import("os.path")?
-        .call_method1("realpath", (&file,))?
-        .extract()?;
+    let path: String = py.import("os.path")?.call_method1("realpath", (&file,))?.extract()?;
     let path: Arc<str> = path.into();
     *SCRIPT.lock() = Some((file, path.clone()));
     Ok(path)
@@ -162,11 +146,7 @@ fn canonical_id<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBy
         || obj.is_exact_instance_of::<PyFrozenSet>())
     {
         AROUND.set((depth, visits + 1));
-        return if visits < MAX_VISITS {
-            Ok(None)
-        } else {
-            Err(raise(Stop::Limit))
-        };
+        return if visits < MAX_VISITS { Ok(None) } else { Err(raise(Stop::Limit)) };
     }
     let py = obj.py();
     with_buffer(|buffer| {
@@ -196,10 +176,7 @@ fn memo_id<'py>(obj: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>
         if obj.is_exact_instance_of::<PySet>() || obj.is_exact_instance_of::<PyFrozenSet>() {
             let mut scratch = Vec::new();
             for item in obj.try_iter()? {
-                if !Encoder::inside_pickle(py, &mut scratch, 0, 0)
-                    .atom(&item?)
-                    .map_err(raise)?
-                {
+                if !Encoder::inside_pickle(py, &mut scratch, 0, 0).atom(&item?).map_err(raise)? {
                     return Ok(None);
                 }
                 scratch.clear();

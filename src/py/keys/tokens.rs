@@ -28,12 +28,8 @@ struct Registry {
 }
 
 /// Guards pure Rust sections only; what leaves the map is dropped after the guard.
-static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(|| {
-    Mutex::new(Registry {
-        sweep_at: 256,
-        ..Registry::default()
-    })
-});
+static REGISTRY: LazyLock<Mutex<Registry>> =
+    LazyLock::new(|| Mutex::new(Registry { sweep_at: 256, ..Registry::default() }));
 
 /// The token of an object; `None` if it cannot be referenced weakly.
 pub fn token(obj: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
@@ -50,9 +46,7 @@ pub fn token(obj: &Bound<'_, PyAny>) -> PyResult<Option<Token>> {
             None => {
                 let number = registry.next;
                 registry.next += 1;
-                registry
-                    .tokens
-                    .insert(address, (reference.clone().unbind(), number));
+                registry.tokens.insert(address, (reference.clone().unbind(), number));
                 number
             }
         };
@@ -85,11 +79,7 @@ fn nonce() -> PyResult<&'static [u8; 16]> {
 fn sweep(py: Python<'_>) {
     let known: Vec<_> = {
         let registry = REGISTRY.lock();
-        registry
-            .tokens
-            .iter()
-            .map(|(address, (reference, _))| (*address, reference.clone_ref(py)))
-            .collect()
+        registry.tokens.iter().map(|(address, (reference, _))| (*address, reference.clone_ref(py))).collect()
     };
     let dead: Vec<_> = known
         .iter()
@@ -98,10 +88,7 @@ fn sweep(py: Python<'_>) {
         .collect();
     let removed: Vec<_> = {
         let mut registry = REGISTRY.lock();
-        let removed = dead
-            .iter()
-            .filter_map(|address| registry.tokens.remove(address))
-            .collect();
+        let removed = dead.iter().filter_map(|address| registry.tokens.remove(address)).collect();
         registry.sweep_at = (2 * registry.tokens.len()).max(256);
         removed
     };

@@ -52,9 +52,8 @@ impl Call {
             Some(tags) if tags.is_callable() => Setting::Derived(tags.unbind()),
             tags => Setting::Fixed(options::tags(tags.as_ref())?),
         };
-        let grace = |value: &Bound<'py, PyAny>, what| {
-            options::non_negative_seconds(value, what).map(options::nanoseconds)
-        };
+        let grace =
+            |value: &Bound<'py, PyAny>, what| options::non_negative_seconds(value, what).map(options::nanoseconds);
         let wait_timeout =
             wait_timeout.map(|value| options::non_negative_seconds(&value, "wait_timeout")).transpose()?;
         Ok(Self {
@@ -218,11 +217,7 @@ impl Call {
     }
 
     /// Waits for another thread's flight: "value", "failed", "timeout" or "deadlock", and the value.
-    fn wait(
-        &self,
-        flight: &Bound<'_, Flight>,
-        timeout: Option<f64>,
-    ) -> PyResult<(&'static str, Option<Py<PyAny>>)> {
+    fn wait(&self, flight: &Bound<'_, Flight>, timeout: Option<f64>) -> PyResult<(&'static str, Option<Py<PyAny>>)> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
         Ok(match Flight::wait(flight, deadline)? {
             Landed::Value(value) => ("value", Some(value)),
