@@ -95,7 +95,10 @@ def _run(args: list[str]) -> int:
         option, equals, value = args.pop(0).partition("=")
         if option != "--systems" or not (equals or args):
             return _usage_error(f"{option} expects names")
-        names += (value if equals else args.pop(0)).replace(",", " ").split()
+        found = (value if equals else args.pop(0)).replace(",", " ").split()
+        if not found:  # as from an unset variable; it would mean everything
+            return _usage_error("--systems expects names")
+        names += found
     if args[:1] in (["-h"], ["--help"]):
         print(_RUN_USAGE, end="")
         return 0
