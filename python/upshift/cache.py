@@ -183,7 +183,7 @@ def _identify(cache: ResultCache, function: Callable[..., Any]) -> tuple[str, bo
     code = getattr(function, "__code__", None)
     if not isinstance(qualname, str):
         return f"{_calls.private_namespace()}/{type(function).__module__}.{type(function).__qualname__}", True
-    name = f"{_module_name(function)}.{qualname}".replace(":", "_")
+    name = f"{_module_name(function) or '__main__'}.{qualname}".replace(":", "_")
     # A method that uses super() closes over its class alone; that identifies it well enough.
     closed_over = set(getattr(code, "co_freevars", ())) - {"__class__"}
     private = bool(closed_over) or "<lambda>" in qualname or _module_name(function) is None or _is_of_object(function)
