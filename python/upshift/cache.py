@@ -90,8 +90,7 @@ def cached(
         if isinstance(function, (staticmethod, classmethod)):
             return type(function)(decorate(function.__func__))
         if not callable(function):
-            hint = "put @property above it" if isinstance(function, property) else "was it used without ()?"
-            raise TypeError(f"cached() decorates a callable, not {type(function).__name__}; {hint}")
+            raise TypeError(f"cached() decorates a callable, not {_kind_and_hint(function)}")
         parameters = _parameters(function, ignored)
         name, private = _identify(self, function)
         # A key_func's keys are used verbatim: whose they are is the user's choice.
@@ -124,15 +123,18 @@ def cached(
     return decorate
 
 
+def _kind_and_hint(decorated: object) -> str:
+    hint = "put @property above it" if isinstance(decorated, property) else "was it used without ()?"
+    return f"{type(decorated).__name__}; {hint}"
+
+
 def _seconds(option: str, value: Any) -> float:
     """The seconds that a number or a timedelta means, checked to be 0 or more."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     try:
         is_accepted = seconds >= 0
     except TypeError:
-        raise TypeError(
-            f"{option} must be a number of seconds or a timedelta, not {type(value).__name__}"
-        ) from None
+        raise TypeError(f"{option} must be a number of seconds or a timedelta, not {type(value).__name__}") from None
     if not is_accepted:
         raise ValueError(f"{option} must be 0 or more seconds, not {value!r}")
     return float(seconds)
