@@ -110,9 +110,9 @@ class ResultCache:
         version: Any = None,
         ignore: Iterable[str] = (),
         single_flight: bool | Literal["processes"] = True,
-        wait_timeout: float | None = None,
-        stale_while_revalidate: float = 0,
-        stale_if_error: float = 0,
+        wait_timeout: _Seconds | None = None,
+        stale_while_revalidate: _Seconds = 0,
+        stale_if_error: _Seconds = 0,
         ttl_jitter: float | None = None,
     ) -> _Decorator: ...
     def get_stats(self) -> dict[str, Any]: ...

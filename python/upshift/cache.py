@@ -16,6 +16,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from upshift import _calls, _native
@@ -41,9 +42,9 @@ def cached(
     version: Any = None,
     ignore: Iterable[str] = (),
     single_flight: bool | str = True,
-    wait_timeout: float | None = None,
-    stale_while_revalidate: float = 0,
-    stale_if_error: float = 0,
+    wait_timeout: float | timedelta | None = None,
+    stale_while_revalidate: float | timedelta = 0,
+    stale_if_error: float | timedelta = 0,
     ttl_jitter: float | None = None,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Decorator factory: keep results of a function, plain or `async def`, in this cache.
@@ -55,7 +56,8 @@ def cached(
     referenced are passed through.
 
     Args:
-        ttl: Lifetime in seconds; None = the cache's default, 0 = for ever; or a callable given the result.
+        ttl: Lifetime in seconds, a timedelta as well, as in all options that are times; None = the cache's default,
+            0 = for ever; or a callable given the result.
         tags: Tag or iterable of tags for `invalidate_by_tag`; or a callable given the result.
         key_func: Called with the arguments; what it returns is the key, used verbatim.
         version: Any value; results of different versions are kept apart. Change it when the code changes.
@@ -77,20 +79,18 @@ def cached(
     """
     if single_flight not in (True, False, "processes"):
         raise ValueError(f'single_flight must be True, False or "processes", not {single_flight!r}')
-    for option, seconds in (
-        ("stale_while_revalidate", stale_while_revalidate),
-        ("stale_if_error", stale_if_error),
-        ("wait_timeout", wait_timeout),
-    ):
-        if seconds is not None and not seconds >= 0:
-            raise ValueError(f"{option} must be 0 or more seconds, not {seconds!r}")
+    stale_while_revalidate = _seconds("stale_while_revalidate", stale_while_revalidate)
+    stale_if_error = _seconds("stale_if_error", stale_if_error)
+    wait_timeout = None if wait_timeout is None else _seconds("wait_timeout", wait_timeout)
+    if not isinstance(ignore, Iterable):
+        raise TypeError(f"ignore must be a str or an iterable of str, not {type(ignore).__name__}")
     ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
 
     def decorate(function: Callable[..., Any]) -> Any:
         if isinstance(function, (staticmethod, classmethod)):
             return type(function)(decorate(function.__func__))
         if not callable(function):
-            raise TypeError(f"cached() decorates a callable, not {type(function).__name__}; was it used without ()?")
+            raise TypeError(f"cached() decorates a callable, not {_kind_and_hint(function)}")
         parameters = _parameters(function, ignored)
         name, private = _identify(self, function)
         # A key_func's keys are used verbatim: whose they are is the user's choice.
@@ -121,6 +121,23 @@ def cached(
         return _native.make_cached(call, _metadata(function, asynchronous))
 
     return decorate
+
+
+def _kind_and_hint(decorated: object) -> str:
+    hint = "put @property above it" if isinstance(decorated, property) else "was it used without ()?"
+    return f"{type(decorated).__name__}; {hint}"
+
+
+def _seconds(option: str, value: Any) -> float:
+    """The seconds that a number or a timedelta means, checked to be 0 or more."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    try:
+        is_accepted = seconds >= 0
+    except TypeError:
+        raise TypeError(f"{option} must be a number of seconds or a timedelta, not {type(value).__name__}") from None
+    if not is_accepted:
+        raise ValueError(f"{option} must be 0 or more seconds, not {value!r}")
+    return float(seconds)
 
 
 def _parameters(function: Callable[..., Any], ignored: tuple[str, ...]) -> list[tuple[str, int, bool, Any, bool]]:
@@ -168,7 +185,7 @@ def _identify(cache: ResultCache, function: Callable[..., Any]) -> tuple[str, bo
     code = getattr(function, "__code__", None)
     if not isinstance(qualname, str):
         return f"{_calls.private_namespace()}/{type(function).__module__}.{type(function).__qualname__}", True
-    name = f"{_module_name(function)}.{qualname}".replace(":", "_")
+    name = f"{_module_name(function) or '__main__'}.{qualname}".replace(":", "_")
     # A method that uses super() closes over its class alone; that identifies it well enough.
     closed_over = set(getattr(code, "co_freevars", ())) - {"__class__"}
     private = bool(closed_over) or "<lambda>" in qualname or _module_name(function) is None or _is_of_object(function)
@@ -244,6 +261,8 @@ def get_stats(self: ResultCache) -> dict[str, Any]:
 
 def warmup(self: ResultCache, data: Mapping[Any, Any], ttl: float | None = None) -> None:
     """Store each pair of the mapping `data`, as `set(key, value, ttl)` would."""
+    if not hasattr(data, "items"):
+        raise TypeError(f"data must be a mapping, not {type(data).__name__}")
     for key, value in data.items():
         self.set(key, value, ttl)
 

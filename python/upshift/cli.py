@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "doctor",
         help="list the imports of a code base that upshift can serve",
         description="List the imports of a code base that upshift can serve, and names used from them that it cannot.",
-        epilog="exit status: 0 every name used is served, 1 at least one is not, 2 PATH does not exist. "
+        epilog="exit status: 0 every name used is served, 1 at least one is not, 2 path is empty or does not exist. "
         "Files that cannot be read or parsed are listed and do not change it.",
     )
     doctor.add_argument("path", help="a file, or a folder that is scanned for *.py")
@@ -67,13 +67,19 @@ def _parser() -> argparse.ArgumentParser:
 def _doctor(path: str, as_json: bool) -> int:
     from upshift.compat import doctor
 
+    if not path:  # which Path would take for the current folder
+        print("upshift doctor: the path is empty", file=sys.stderr)
+        return 2
     try:
         report = doctor.scan(path)
     except FileNotFoundError:
         print(f"upshift doctor: {path}: no such file or folder", file=sys.stderr)
         return 2
+    # Whatever a file is called, the terminal's encoding must not end the report.
+    encoding = sys.stdout.encoding or "utf-8"
+    text = report.to_json() if as_json else report.to_text()
     try:
-        print(report.to_json() if as_json else report.to_text())
+        print(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:  # `upshift doctor . | head`; keeps the interpreter from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,7 +95,10 @@ def _run(args: list[str]) -> int:
         option, equals, value = args.pop(0).partition("=")
         if option != "--systems" or not (equals or args):
             return _usage_error(f"{option} expects names")
-        names += (value if equals else args.pop(0)).replace(",", " ").split()
+        found = (value if equals else args.pop(0)).replace(",", " ").split()
+        if not found:  # as from an unset variable; it would mean everything
+            return _usage_error("--systems expects names")
+        names += found
     if args[:1] in (["-h"], ["--help"]):
         print(_RUN_USAGE, end="")
         return 0

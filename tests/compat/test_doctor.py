@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -189,6 +190,19 @@ class TestReport:
     def test_missing_path(self, tmp_path, capsys):
         assert main(["doctor", str(tmp_path / "nowhere")]) == 2
         assert "no such file" in capsys.readouterr().err
+
+    def test_empty_path(self, capsys):
+        assert main(["doctor", ""]) == 2
+        assert "path is empty" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+    def test_names_beyond_the_encoding_of_the_output(self, encoding, tmp_path, monkeypatch):
+        report = doctor.Report(".", unreadable=[doctor.Unreadable("\u2603\udcff.py", "invalid syntax (line 1)")])
+        monkeypatch.setattr(doctor, "scan", lambda path: report)
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", out)
+        assert main(["doctor", str(tmp_path)]) == 0
+        assert b"\\udcff.py: not scanned" in out.buffer.getvalue()
 
     def test_closed_pipe(self, project, python):
         python(

@@ -156,6 +156,8 @@ class TestErrors:
             compat.install("openclav")
         with pytest.raises(CompatError, match=r"known systems: openclaw"):
             compat.install("zzz")
+        with pytest.raises(TypeError, match="must be str, one argument each, not list"):
+            compat.install(["openclaw"])
 
     def test_known_but_not_served(self, monkeypatch):
         monkeypatch.setitem(tables.MODULES, "web.later", tables.Module("openclaw", "Later."))

@@ -100,6 +100,8 @@ class TestRun:
         [
             ([], "nothing to run"),
             (["--systems"], "expects names"),
+            (["--systems=", "x.py"], "expects names"),
+            (["--systems", ",", "x.py"], "expects names"),
             (["--systems_", "openclaw", "x.py"], "--systems_ expects names"),
             (["--systems", "nonsense", "x.py"], "knows no module or system 'nonsense'"),
             (["-I", "x.py"], "python -I ignores"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from harness import Peer, run_literal
 
@@ -366,3 +368,37 @@ def test_jittered_entries_do_expire(make_cache):  # issue 2 §4 ttl_jitter
     cache.warmup({str(i): i for i in range(50)}, ttl=100)
     travel(151)
     assert cache.cleanup_expired() == 50
+
+
+@pytest.mark.parametrize("option", ["wait_timeout", "stale_while_revalidate", "stale_if_error"])
+def test_times_of_cached_are_numbers_or_timedeltas(option):
+    cache = ResultCache()
+    assert cache.cached(**{option: timedelta(seconds=1)})(len)("abc") == 3
+    with pytest.raises(TypeError, match=f"{option} must be a number of seconds or a timedelta, not str"):
+        cache.cached(**{option: "1"})
+    for negative in (-1, timedelta(seconds=-1), float("nan")):
+        with pytest.raises(ValueError, match=f"{option} must be 0 or more"):
+            cache.cached(**{option: negative})
+
+
+def test_a_timedelta_of_staleness_counts_in_seconds():
+    cache, answers = ResultCache(), iter([1])
+    f = cache.cached(ttl=10, stale_if_error=timedelta(minutes=1))(lambda: 1 // next(answers, 0))
+    assert f() == 1
+    travel(11)
+    assert f() == 1
+    travel(60)
+    with pytest.raises(ZeroDivisionError):
+        f()
+
+
+def test_messages_name_the_argument():
+    cache = ResultCache()
+    with pytest.raises(TypeError, match="ignore must be a str or an iterable of str, not int"):
+        cache.cached(ignore=3)
+    with pytest.raises(TypeError, match="data must be a mapping, not list"):
+        cache.warmup([("a", 1)])
+    with pytest.raises(TypeError, match="put @property above it"):
+        cache.cached()(property(len))
+    with pytest.raises(TypeError, match="seconds must be a number or a timedelta, not str"):
+        travel("1")

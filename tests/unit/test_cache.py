@@ -54,6 +54,13 @@ class TestIdentity:
     def test_a_function_of_a_module_is_shared(self):
         assert identify(ResultCache(), plain) == (f"{__name__}.plain", False)
 
+    def test_a_function_of_an_interactive_session_is_private(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+        function = twin("def made(): pass", {"__name__": "__main__"})
+        name, private = identify(ResultCache(), function)
+        assert private
+        assert name.endswith("/__main__.made")
+
     def test_names_hold_no_colon(self):
         function = twin("def made(): pass")
         function.__module__ = "a:b"

@@ -73,12 +73,10 @@ class Report:
 
     def to_json(self) -> str:
         """The whole report as one JSON object; ``served`` is :attr:`is_served`."""
-        """The report as one JSON object."""
         return json.dumps({**asdict(self), "served": self.is_served}, indent=2)
 
     def to_text(self) -> str:
         """The report for people: imports with their names, then remarks, and a line of counts at the end."""
-        """The report as lines for people: imports, remarks, a summary."""
         return "\n".join([*self._import_lines(), *self._remark_lines(), self._summary()])
 
     def _import_lines(self) -> Iterator[str]:

@@ -67,6 +67,8 @@ def resolve(requests: Iterable[str]) -> list[str]:
 
 
 def _resolve_one(request: str) -> list[str]:
+    if not isinstance(request, str):
+        raise TypeError(f"names of modules or systems must be str, one argument each, not {type(request).__name__}")
     if request in MODULES:
         if not MODULES[request].names:
             raise CompatError(f"{request!r} is {_not_served(MODULES[request].system)}", name=request)
