@@ -15,6 +15,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PySet, PyString, PyTuple, PyType};
 use sha2::{Digest, Sha256};
 
+use crate::py::hang;
 use super::encode::{Encoder, MAX_VISITS, Stop, with_buffer};
 
 /// Fixed, so that keys do not change with the interpreter's default.
@@ -90,7 +91,7 @@ fn digest(obj: &Bound<'_, PyAny>, canonical: bool) -> PyResult<PickleDigest> {
     if canonical {
         pickler.setattr(intern!(py, "fast"), true)?;
     }
-    pickler.call_method1(intern!(py, "dump"), (obj,))?;
+    hang::method(&pickler, "dump", (obj,), None)?;
     let pickle = file
         .call_method0(intern!(py, "getvalue"))?
         .cast_into::<PyBytes>()?;
