@@ -3,9 +3,11 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::hang;
+
 /// An instance of `upshift.exceptions.<name>`; if that cannot be made, the error that says why.
 fn make(py: Python<'_>, name: &str, message: String) -> PyErr {
-    let made = py.import("upshift.exceptions").and_then(|module| module.getattr(name)?.call1((message,)));
+    let made = py.import("upshift.exceptions").and_then(|module| hang::method(&module, name, (message,), None));
     made.map_or_else(|error| error, PyErr::from_value)
 }
 
@@ -24,10 +26,10 @@ pub fn single_flight_timeout(py: Python<'_>, name: &str, timeout: Option<f64>) -
 /// operation into a failed one, so that failure goes to `sys.unraisablehook`.
 pub fn log_error(py: Python<'_>, logger: &str, message: &str, error: &PyErr) {
     let logged = (|| -> PyResult<()> {
-        let logger = py.import("logging")?.call_method1("getLogger", (logger,))?;
+        let logger = hang::method(py.import("logging")?.as_any(), "getLogger", (logger,), None)?;
         let options = pyo3::types::PyDict::new(py);
         options.set_item("exc_info", error.value(py))?;
-        logger.call_method("error", ("%s", PyString::new(py, message)), Some(&options))?;
+        hang::method(&logger, "error", ("%s", PyString::new(py, message)), Some(&options))?;
         Ok(())
     })();
     if let Err(failure) = logged {
@@ -39,8 +41,8 @@ pub fn log_error(py: Python<'_>, logger: &str, message: &str, error: &PyErr) {
 pub fn log_warning(py: Python<'_>, logger: &str, message: &str) {
     let logged = py
         .import("logging")
-        .and_then(|logging| logging.call_method1("getLogger", (logger,)))
-        .and_then(|logger| logger.call_method1("warning", ("%s", message)));
+        .and_then(|logging| hang::method(&logging, "getLogger", (logger,), None))
+        .and_then(|logger| hang::method(&logger, "warning", ("%s", message), None));
     if let Err(failure) = logged {
         failure.write_unraisable(py, None);
     }

@@ -4,6 +4,8 @@
 //! `pthread_exit`, which unwinds its stack. The unwinding must not reach Rust frames: a caught foreign exception aborts
 //! the process, and destructors would touch objects without the lock. So the frame next to the interpreter stops the
 //! thread for good instead, which is what Python 3.14 does itself. The process ends without it.
+//!
+//! Everything that may run Python code goes through here: calls, `__hash__`, `__eq__`, and `__del__` of what leaves.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
@@ -21,6 +23,13 @@ mod unwinding {
             count: usize,
             names: *mut ffi::PyObject,
         ) -> *mut ffi::PyObject;
+        pub fn PyObject_Hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t;
+        pub fn PyObject_RichCompareBool(
+            one: *mut ffi::PyObject,
+            other: *mut ffi::PyObject,
+            operation: std::ffi::c_int,
+        ) -> std::ffi::c_int;
+        pub fn Py_DecRef(object: *mut ffi::PyObject);
         pub fn PyObject_Call(
             callable: *mut ffi::PyObject,
             arguments: *mut ffi::PyObject,
@@ -72,4 +81,53 @@ pub fn call<'py>(
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(callable.py(), result) }
+}
+
+/// `object.name(*arguments, **options)`, for attributes that are found without Python code.
+pub fn method<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &str,
+    arguments: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+    options: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    call(&object.getattr(name)?, &arguments.into_pyobject(object.py())?, options)
+}
+
+/// `PyObject_Hash`: -1 with an exception set if it fails.
+///
+/// # Safety
+/// A live object; the thread is attached.
+#[inline(always)]
+pub unsafe fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
+    let hang = Hang;
+    // SAFETY: the caller's promise.
+    let hash = unsafe { unwinding::PyObject_Hash(object) };
+    std::mem::forget(hang);
+    hash
+}
+
+/// `one == other`, and whether that is true.
+pub fn equal(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let hang = Hang;
+    // SAFETY: live objects; the thread is attached.
+    let equal = unsafe { unwinding::PyObject_RichCompareBool(one.as_ptr(), other.as_ptr(), ffi::Py_EQ) };
+    std::mem::forget(hang);
+    if equal < 0 { Err(PyErr::fetch(one.py())) } else { Ok(equal == 1) }
+}
+
+/// Gives up a reference; the object's `__del__` may run. By hand: without PyO3's own bookkeeping of attachment, dropping
+/// a `Py` would put it off.
+#[inline(always)]
+pub fn give_up(_py: Python<'_>, object: Py<PyAny>) {
+    let object = object.into_ptr();
+    // SAFETY: the reference is owned and the thread is attached.
+    unsafe {
+        if ffi::Py_REFCNT(object) > 1 {
+            ffi::Py_DECREF(object);
+        } else {
+            let hang = Hang;
+            unwinding::Py_DecRef(object);
+            std::mem::forget(hang);
+        }
+    }
 }

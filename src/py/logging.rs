@@ -3,6 +3,8 @@
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
+use super::hang;
+
 struct PythonLog;
 
 impl Log for PythonLog {
@@ -25,8 +27,8 @@ impl Log for PythonLog {
         Python::try_attach(|py| {
             let logged = py
                 .import("logging")
-                .and_then(|logging| logging.call_method1("getLogger", (target,)))
-                .and_then(|logger| logger.call_method1(method, ("%s", text)));
+                .and_then(|logging| hang::method(&logging, "getLogger", (target,), None))
+                .and_then(|logger| hang::method(&logger, method, ("%s", text), None));
             if let Err(failure) = logged {
                 failure.write_unraisable(py, None);
             }

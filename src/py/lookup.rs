@@ -9,6 +9,7 @@
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::hang;
 use crate::support::sync::Exclusion;
 
 // SAFETY: under the GIL one thread is attached at a time, and `Python` cannot be sent to another thread.
@@ -28,7 +29,7 @@ pub fn fold(hash: u64, value: u64) -> u64 {
 #[inline(always)]
 pub fn hash_key(key: &Bound<'_, PyAny>) -> PyResult<u64> {
     // SAFETY: `key` is a live object and the thread is attached.
-    let hash = unsafe { ffi::PyObject_Hash(key.as_ptr()) };
+    let hash = unsafe { hang::hash(key.as_ptr()) };
     if hash == -1 {
         return Err(PyErr::fetch(key.py()));
     }

@@ -221,3 +221,84 @@ except KeyboardInterrupt:
 os._exit(5)
 """
     run(HEADER + body, path, timeout=40)
+
+
+#: Python code that the native side calls: before Python 3.14 a daemon thread is unwound out of it at exit.
+BUSY = {
+    "renewal": """
+@cache.cached(ttl=0.0001, stale_while_revalidate=100)
+def f(x):
+    return x
+def work():
+    f(1)
+""",
+    "del": """
+class Value:
+    def __del__(self):
+        sum([i for i in range(100)])
+def work():
+    cache.set(next(numbers), Value())
+""",
+    "key pickling": """
+class Argument:
+    def __reduce__(self):
+        sum([i for i in range(100)])
+        return Argument, ()
+@cache.cached()
+def f(x):
+    return 1
+def work():
+    f(Argument())
+""",
+    "logging": """
+def listener(*arguments):
+    raise ValueError
+cache = ResultCache(on_miss=listener)
+def work():
+    cache.get("absent")
+""",
+    "eq and hash": """
+class Key:
+    def __hash__(self):
+        return sum([0 for i in range(50)])
+    def __eq__(self, other):
+        return sum([1 for i in range(50)]) == 50
+def work():
+    cache.set(Key(), 1)
+    cache.get(Key())
+""",
+    "sizeof": """
+cache = ResultCache(max_bytes=1000, sizeof=lambda value: sum([1 for i in range(50)]))
+def work():
+    cache.set(next(numbers), 1)
+""",
+    "coroutines": """
+@cache.cached(ttl=0.00001)
+async def f(x):
+    await asyncio.sleep(0)
+    return x
+async def main():
+    while True:
+        await asyncio.gather(f(1), f(1))
+def work():
+    asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("work", list(BUSY.values()), ids=list(BUSY))
+def test_exit_with_daemon_threads_inside_user_code(path, work):
+    body = f"""
+import itertools
+numbers = itertools.count()
+cache = ResultCache(max_size=10)
+{work}
+def loop():
+    while True:
+        work()
+for _ in range(4):
+    threading.Thread(target=loop, daemon=True).start()
+time.sleep(0.2)
+"""
+    for _ in range(3):
+        run(HEADER + body, path, timeout=30)

@@ -180,3 +180,12 @@ def test_public_names_arrive_on_first_use():
 
 def test_the_interpreters_sqlite_library_is_shared():  # openclaw §1.1 "one SQLite library per process"
     assert _native.shares_interpreter_library() is True
+
+
+def test_memory_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ResultCache(enable_persistent=True, db_path=":memory:") as cache:
+        cache.set("key", 1)
+        assert cache.get("key") == 1
+        assert cache.db_conn is None
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::disk;
@@ -16,6 +16,7 @@ use crate::cache::persist::Change;
 use crate::cache::{Label, LabelId, Limits, New, Reason, Slot};
 use crate::py::cached::flight::{self, Flight};
 use crate::py::codec::estimate_size;
+use crate::py::hang;
 use crate::support::clock::{self, NEVER};
 
 /// Group label of the string keys that contain more than one ':', or lone surrogates, see [`invalidate`].
@@ -78,7 +79,7 @@ impl ResultCache {
         loop {
             let mut equal = None;
             for candidate in pending {
-                if equal.is_none() && candidate.bind(py).eq(key)? {
+                if equal.is_none() && hang::equal(candidate.bind(py), key)? {
                     equal = Some(candidate);
                 } else {
                     refused.push(candidate);
@@ -386,7 +387,7 @@ pub fn weigh(this: &ResultCache, value: &Bound<'_, PyAny>) -> PyResult<u64> {
         (settings.max_bytes.is_some(), settings.sizeof.as_ref().map(|sizeof| sizeof.clone_ref(py)))
     });
     match sizeof {
-        Some(sizeof) => sizeof.call1(py, (value,))?.extract(py),
+        Some(sizeof) => hang::call(sizeof.bind(py), &PyTuple::new(py, [value])?, None)?.extract(),
         None if limited => Ok(estimate_size(value)),
         None => Ok(0),
     }

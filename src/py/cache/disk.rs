@@ -106,6 +106,10 @@ impl Disk {
 pub fn open(slf: &Bound<'_, ResultCache>, path: &Bound<'_, PyAny>, options: &Options) -> PyResult<()> {
     let (py, this) = (slf.py(), slf.get());
     let path: PathBuf = path.extract()?;
+    if path.as_os_str() == ":memory:" {
+        // SQLite's name for no file: there is nothing to keep beyond memory.
+        return Ok(());
+    }
     let path = std::path::absolute(&path).unwrap_or(path);
     let tier_options = persist::Options { durability: options.durability, coherence: options.coherence };
     match py.detach(|| DiskTier::open(&path, tier_options)) {

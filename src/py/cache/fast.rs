@@ -87,7 +87,7 @@ unsafe extern "C" fn get(
         let cache = cache(py, &this);
         if names.is_null() && (count == 1 || count == 2) && cache.get().is_plain() {
             let key = *arguments;
-            let hash = ffi::PyObject_Hash(key);
+            let hash = hang::hash(key);
             if hash == -1 {
                 return Some(null_mut());
             }
@@ -128,7 +128,7 @@ unsafe extern "C" fn set(
             let lifetime = if count == 3 { lifetime(*arguments.add(2)) } else { cache.get().default_lifetime() };
             if let Some(lifetime) = lifetime {
                 let (key, value) = (*arguments, *arguments.add(1));
-                let hash = ffi::PyObject_Hash(key);
+                let hash = hang::hash(key);
                 if hash == -1 {
                     return Some(null_mut());
                 }
@@ -163,12 +163,12 @@ unsafe fn put(
             Ok(old) => {
                 state_ref.counters.sets += 1;
                 drop(state);
-                give_up(old);
+                hang::give_up(py, old);
             }
             Err(value) => {
                 let mut gone = Gone::default();
                 state_ref.engine.replace(slot, value, New { expires, ..New::at(now) }, &mut gone);
-                stored(state, gone);
+                stored(py, state, gone);
             }
         },
         Found::Absent => match state_ref.engine.displace(hash, own(key), own(value), now, expires) {
@@ -176,13 +176,13 @@ unsafe fn put(
                 state_ref.counters.sets += 1;
                 state_ref.counters.evictions += 1;
                 drop(state);
-                give_up(key);
-                give_up(value);
+                hang::give_up(py, key);
+                hang::give_up(py, value);
             }
             Err((key, value)) => {
                 let mut gone = Gone::default();
                 state_ref.engine.insert(hash, key, value, New { expires, ..New::at(now) }, &mut gone);
-                stored(state, gone);
+                stored(py, state, gone);
             }
         },
         found @ Found::Ask(_) => {
@@ -195,22 +195,11 @@ unsafe fn put(
 }
 
 /// Counts a store and gives up what it removed.
-fn stored(mut state: Entered<'_, State>, gone: Gone) {
+fn stored(py: Python<'_>, mut state: Entered<'_, State>, gone: Gone) {
     state.counters.sets += 1;
     state.count(&gone);
     drop(state);
-    for removed in gone {
-        let alias = removed.alias.map(|alias| alias.arguments);
-        [removed.key, Some(removed.value), alias].into_iter().flatten().for_each(give_up);
-    }
-}
-
-/// Gives up a reference, outside the cell. By hand: without PyO3's own bookkeeping of attachment, dropping a `Py` would
-/// put it off.
-#[inline(always)]
-fn give_up(object: Py<PyAny>) {
-    // SAFETY: the reference is owned and the thread is attached.
-    unsafe { ffi::Py_DECREF(object.into_ptr()) };
+    super::destroy(py, gone);
 }
 
 /// Nanoseconds of a plain ttl; `None` for what the general method has to look at.

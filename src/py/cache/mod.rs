@@ -36,6 +36,15 @@ use crate::cache::{Limits, PolicyKind};
 use crate::support::clock::NEVER;
 use crate::support::sync::AttachedCell;
 
+/// Gives up what left the engine, outside the critical section: `__del__` methods run here.
+fn destroy(py: Python<'_>, gone: state::Gone) {
+    for removed in gone {
+        let alias = removed.alias.map(|alias| alias.arguments);
+        let left = [removed.key, Some(removed.value), alias].into_iter().flatten();
+        left.for_each(|object| super::hang::give_up(py, object));
+    }
+}
+
 /// Set until `__init__` has run.
 const UNINITIALISED: u32 = 1;
 /// A listener wants to hear of hits or misses.
@@ -707,6 +716,7 @@ impl ResultCache {
                 listeners::evicted(py, &listener, &gone, None);
             }
         }
+        destroy(py, gone);
     }
 
     /// [`dismiss`](Self::dismiss) after a store under `key`, which stays in the cache if its value was replaced.
@@ -716,5 +726,6 @@ impl ResultCache {
                 listeners::evicted(key.py(), &listener, &gone, Some(key));
             }
         }
+        destroy(key.py(), gone);
     }
 }

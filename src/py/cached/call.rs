@@ -237,7 +237,8 @@ impl Call {
                 Look::Stale { value, age } if age <= this.stale_while_revalidate => {
                     this.served_stale(cache);
                     let (positional, keywords) = collect(py, arguments, count, names)?;
-                    this.refresh_later.call1(py, (slf, positional, keywords))?;
+                    let all = (slf, positional, keywords).into_pyobject(py)?;
+                    hang::call(this.refresh_later.bind(py), &all, None)?;
                     return Ok(value);
                 }
                 Look::Stale { value, .. } => {

@@ -18,6 +18,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
 use super::call::Call;
+use crate::py::hang;
 
 #[repr(C)]
 struct CachedFunction {
@@ -211,7 +212,8 @@ unsafe extern "C" fn bind_method(
         Python::attach(|py| {
             let bound = BOUND.get(py).ok_or_else(|| PyTypeError::new_err("upshift.cache is not imported"));
             let (this, instance) = (Borrowed::from_ptr(py, this), Borrowed::from_ptr(py, instance));
-            match bound.and_then(|bound| bound.call1(py, (this, instance))) {
+            let both = (this, instance).into_pyobject(py);
+            match bound.and_then(|bound| hang::call(bound.bind(py), &both?, None)) {
                 Ok(method) => method.into_ptr(),
                 Err(error) => {
                     error.restore(py);

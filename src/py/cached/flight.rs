@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::py::hang;
 use crate::py::lock::SIGNAL_CHECK;
 use crate::py::thread_ident;
 use crate::support::sync::AttachedCell;
@@ -175,7 +176,7 @@ pub fn end(
     };
     this.ended.notify_all();
     for callback in callbacks {
-        callback.call0(flight.py())?;
+        hang::call(callback.bind(flight.py()), &PyTuple::empty(flight.py()), None)?;
     }
     listed
 }
@@ -241,7 +242,7 @@ impl Flight {
                 return Ok(());
             }
         }
-        callback.call0().map(drop)
+        hang::call(&callback, &PyTuple::empty(callback.py()), None).map(drop)
     }
 
     /// Whether the key, a fixed tag or the function was invalidated meanwhile: then the result is not to be stored.

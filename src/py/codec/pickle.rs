@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 use sha2::Sha256;
 
 use super::{Decoded, HEADER, Key, MARKER, PICKLED, Rejection, class_of};
+use crate::py::hang;
 
 /// The newest that every supported interpreter reads.
 const PROTOCOL: u8 = 5;
@@ -17,7 +18,9 @@ const CODE: usize = 32;
 pub fn seal(obj: &Bound<'_, PyAny>, key: &Key) -> PyResult<Option<Vec<u8>>> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = obj.py();
-    let dumped = DUMPS.import(py, "pickle", "dumps").and_then(|dumps| dumps.call1((obj, PROTOCOL)));
+    let dumped = DUMPS
+        .import(py, "pickle", "dumps")
+        .and_then(|dumps| hang::call(dumps, &(obj, PROTOCOL).into_pyobject(py)?, None));
     let pickle = match dumped {
         Ok(pickle) => pickle.cast_into::<PyBytes>()?,
         Err(err) => return class_of(py, err).map(|_| None),
@@ -46,7 +49,7 @@ pub fn open(py: Python<'_>, body: &[u8], key: &Key) -> PyResult<Decoded> {
 /// Unpickles, which runs whatever the pickle says.
 pub fn load(py: Python<'_>, pickle: &[u8]) -> PyResult<Decoded> {
     let pickle = PyBytes::new(py, pickle);
-    match py.import(intern!(py, "pickle"))?.call_method1(intern!(py, "loads"), (pickle,)) {
+    match hang::method(py.import(intern!(py, "pickle"))?.as_any(), "loads", (pickle,), None) {
         Ok(value) => Ok(Decoded::Value(value.unbind())),
         Err(err) => Ok(Decoded::Rejected(Rejection::Unloadable(class_of(py, err)?))),
     }

@@ -16,6 +16,7 @@ use pyo3::types::{PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PySet, PyString,
 use sha2::{Digest, Sha256};
 
 use super::encode::{Encoder, MAX_VISITS, Stop, with_buffer};
+use crate::py::hang;
 
 /// Fixed, so that keys do not change with the interpreter's default.
 const PROTOCOL: u8 = 4;
@@ -79,7 +80,7 @@ fn digest(obj: &Bound<'_, PyAny>, canonical: bool) -> PyResult<PickleDigest> {
     if canonical {
         pickler.setattr(intern!(py, "fast"), true)?;
     }
-    pickler.call_method1(intern!(py, "dump"), (obj,))?;
+    hang::method(&pickler, "dump", (obj,), None)?;
     let pickle = file.call_method0(intern!(py, "getvalue"))?.cast_into::<PyBytes>()?;
     let pickle = pickle.as_bytes();
     let mut hash = Sha256::new();
