@@ -59,9 +59,8 @@ def private_namespace() -> str:
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
     """Whether calling it makes a coroutine: a coroutine function, or an object whose class has an async `__call__`."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004 - what the class defines, not whether it is callable
-    )
+    # Not `function.__call__`: what a call runs is the class's.
+    return any(inspect.iscoroutinefunction(called) for called in (function, type(function).__call__))
 
 
 def absolute(path: str) -> Path:

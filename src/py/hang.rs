@@ -17,11 +17,19 @@ mod unwinding {
 
     // Declared again, because `pyo3::ffi` declares them as functions that cannot unwind.
     unsafe extern "C-unwind" {
+        #[cfg(Py_3_11)]
         pub fn PyObject_Vectorcall(
             callable: *mut ffi::PyObject,
             arguments: *const *mut ffi::PyObject,
             count: usize,
             names: *mut ffi::PyObject,
+        ) -> *mut ffi::PyObject;
+        #[cfg(not(Py_3_11))]
+        pub fn PyObject_VectorcallDict(
+            callable: *mut ffi::PyObject,
+            arguments: *const *mut ffi::PyObject,
+            count: usize,
+            options: *mut ffi::PyObject,
         ) -> *mut ffi::PyObject;
         pub fn PyObject_Hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t;
         pub fn PyObject_RichCompareBool(
@@ -53,6 +61,7 @@ impl Drop for Hang {
 ///
 /// # Safety
 /// Vectorcall convention; the thread is attached.
+#[cfg(Py_3_11)]
 pub unsafe fn vectorcall<'py>(
     py: Python<'py>,
     callable: *mut ffi::PyObject,
@@ -63,6 +72,39 @@ pub unsafe fn vectorcall<'py>(
     let hang = Hang;
     // SAFETY: the caller's promise.
     let result = unsafe { unwinding::PyObject_Vectorcall(callable, arguments, count, names) };
+    std::mem::forget(hang);
+    // SAFETY: null with an exception set, or a new reference.
+    unsafe { Bound::from_owned_ptr_or_err(py, result) }
+}
+
+/// `PyObject_Vectorcall`, which is not exported before Python 3.11: the names and their values go as a dict.
+///
+/// # Safety
+/// Vectorcall convention; the thread is attached.
+#[cfg(not(Py_3_11))]
+pub unsafe fn vectorcall<'py>(
+    py: Python<'py>,
+    callable: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: usize,
+    names: *mut ffi::PyObject,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut options = None;
+    if !names.is_null() {
+        let dict = PyDict::new(py);
+        // SAFETY: the caller's promise.
+        unsafe {
+            for i in 0..ffi::PyTuple_GET_SIZE(names) {
+                let name = Bound::from_borrowed_ptr(py, ffi::PyTuple_GET_ITEM(names, i));
+                dict.set_item(name, Bound::from_borrowed_ptr(py, *arguments.add(count + i as usize)))?;
+            }
+        }
+        options = Some(dict);
+    }
+    let options = options.as_ref().map_or(std::ptr::null_mut(), |options| options.as_ptr());
+    let hang = Hang;
+    // SAFETY: the caller's promise.
+    let result = unsafe { unwinding::PyObject_VectorcallDict(callable, arguments, count, options) };
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
