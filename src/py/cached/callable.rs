@@ -145,42 +145,23 @@ unsafe extern "C" fn vectorcall(
     count: usize,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: CPython calls slots attached.
-        let py = unsafe { Python::assume_attached() };
-        let count = count & !ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
-        // SAFETY: `this` is a complete CachedFunction whose `call` is a Call until it is cleared, and a cleared object
-        // is unreachable; the arguments follow the vectorcall convention.
-        unsafe {
-            let call = &(*this.cast::<CachedFunction>()).call;
-            let call = call.cast::<ffi::PyObject>();
-            if call.is_null() {
-                return Err(None);
-            }
-            let call = Borrowed::from_ptr(py, call);
-            let call = call.cast_unchecked::<Call>();
-            if let Some(hit) = call.get().hit(py, arguments, count, names) {
-                return Ok(hit);
-            }
-            miss(&call, arguments, count, names)
+    let count = count & !ffi::PY_VECTORCALL_ARGUMENTS_OFFSET;
+    // SAFETY: `this` is a complete CachedFunction whose `call` is a Call until it is cleared, and a cleared object is
+    // unreachable; the arguments follow the vectorcall convention; CPython calls slots attached.
+    let hit = catch_unwind(AssertUnwindSafe(|| unsafe {
+        let py = Python::assume_attached();
+        let call = (*this.cast::<CachedFunction>()).call;
+        if call.is_null() {
+            return null_mut();
         }
+        let call = Borrowed::from_ptr(py, call).cast_unchecked::<Call>();
+        call.get().hit(py, arguments, count, names).unwrap_or(null_mut())
     }));
-    match outcome {
-        Ok(Ok(result)) => result,
-        Ok(Err(Some(error))) => Python::attach(|py| {
-            error.restore(py);
-            null_mut()
-        }),
-        Ok(Err(None)) => Python::attach(|py| {
-            PyTypeError::new_err("this cached function has been torn down by the garbage collector").restore(py);
-            null_mut()
-        }),
-        Err(payload) => Python::attach(|py| {
-            let text = payload.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            PanicException::new_err(text.unwrap_or_else(|| "panic in upshift".to_owned())).restore(py);
-            null_mut()
-        }),
+    match hit {
+        Ok(value) if !value.is_null() => value,
+        // SAFETY: as above.
+        Ok(_) => unsafe { miss(this, arguments, count, names) },
+        Err(payload) => panicked(payload),
     }
 }
 
@@ -188,13 +169,42 @@ unsafe extern "C" fn vectorcall(
 #[cold]
 #[inline(never)]
 unsafe fn miss(
-    call: &Bound<'_, Call>,
+    this: *mut ffi::PyObject,
     arguments: *const *mut ffi::PyObject,
     count: usize,
     names: *mut ffi::PyObject,
-) -> Result<*mut ffi::PyObject, Option<PyErr>> {
-    // SAFETY: vectorcall convention, passed on.
-    Python::attach(|_| unsafe { Call::miss(call, arguments, count, names).map(Py::into_ptr).map_err(Some) })
+) -> *mut ffi::PyObject {
+    // SAFETY: as in `vectorcall`.
+    let outcome = catch_unwind(AssertUnwindSafe(|| unsafe {
+        Python::attach(|py| {
+            let call = (*this.cast::<CachedFunction>()).call;
+            if call.is_null() {
+                let text = "this cached function has been torn down by the garbage collector";
+                PyTypeError::new_err(text).restore(py);
+                return null_mut();
+            }
+            let call = Borrowed::from_ptr(py, call).cast_unchecked::<Call>();
+            match Call::miss(&call, arguments, count, names) {
+                Ok(value) => value.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    null_mut()
+                }
+            }
+        })
+    }));
+    outcome.unwrap_or_else(panicked)
+}
+
+/// A panic is a bug, and must not cross into C: it becomes an exception.
+#[cold]
+fn panicked(payload: Box<dyn std::any::Any + Send>) -> *mut ffi::PyObject {
+    Python::attach(|py| {
+        let text = payload.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        PanicException::new_err(text.unwrap_or_else(|| "panic in upshift".to_owned())).restore(py);
+        null_mut()
+    })
 }
 
 unsafe extern "C" fn bind_method(
