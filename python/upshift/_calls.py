@@ -59,6 +59,9 @@ def private_namespace() -> str:
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
     """Whether calling it makes a coroutine: a coroutine function, or an object whose class has an async `__call__`."""
+    # `inspect` of Python 3.9 knows plain functions only.
+    if any(getattr(function, name, None) is mark for name, mark in coroutine_marks().items()):
+        return True
     # Not `function.__call__`: what a call runs is the class's.
     return any(inspect.iscoroutinefunction(called) for called in (function, type(function).__call__))
 

@@ -336,3 +336,16 @@ def test_a_burst_on_a_stale_result_computes_once():
         thread.join()
     time.sleep(0.2)
     assert len(computed) == 2
+
+
+def test_a_cached_coroutine_function_can_be_cached_again():
+    @ResultCache().cached()
+    @ResultCache().cached()
+    async def function(x):
+        return x
+
+    async def main():
+        return await function(1), await function(1)
+
+    assert asyncio.run(main()) == (1, 1)
+    assert function.cache_info()["function_hits"] == 1
