@@ -148,9 +148,27 @@ unsafe fn same_str(a: *mut ffi::PyObject, b: *mut ffi::PyObject) -> bool {
             return false;
         }
         let bytes = ffi::PyUnicode_GET_LENGTH(a) as usize * kind as usize;
-        let left = std::slice::from_raw_parts(ffi::PyUnicode_DATA(a).cast::<u8>(), bytes);
-        let right = std::slice::from_raw_parts(ffi::PyUnicode_DATA(b).cast::<u8>(), bytes);
-        left == right
+        same_bytes(ffi::PyUnicode_DATA(a).cast::<u8>(), ffi::PyUnicode_DATA(b).cast::<u8>(), bytes)
+    }
+}
+
+/// Whether `count` bytes are the same; short ones, as most keys are, without a call.
+#[inline(always)]
+unsafe fn same_bytes(a: *const u8, b: *const u8, count: usize) -> bool {
+    // SAFETY: the caller promises `count` readable bytes at both places; two words that may overlap cover them.
+    unsafe {
+        match count {
+            8..=16 => {
+                let word = |at: *const u8| at.cast::<u64>().read_unaligned();
+                word(a) == word(b) && word(a.add(count - 8)) == word(b.add(count - 8))
+            }
+            4..=7 => {
+                let word = |at: *const u8| at.cast::<u32>().read_unaligned();
+                word(a) == word(b) && word(a.add(count - 4)) == word(b.add(count - 4))
+            }
+            0..=3 => (0..count).all(|at| *a.add(at) == *b.add(at)),
+            _ => std::slice::from_raw_parts(a, count) == std::slice::from_raw_parts(b, count),
+        }
     }
 }
 

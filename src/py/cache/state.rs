@@ -44,6 +44,12 @@ pub enum Found {
     Ask(Vec<Py<PyAny>>),
 }
 
+/// Whether something that expires then may be served now.
+#[inline(always)]
+fn is_fresh(expires: u64) -> bool {
+    !clock::is_past(expires)
+}
+
 impl State {
     /// Finds a `get`/`set` key.
     #[inline(always)]
@@ -92,7 +98,7 @@ impl State {
     /// Serves an entry as a hit: counts the use and returns a new reference to the value; `None` if it has expired.
     #[inline(always)]
     pub fn hit(&mut self, py: Python<'_>, slot: Slot) -> Option<*mut ffi::PyObject> {
-        let value = self.engine.serve(slot, |expires| !clock::is_past(expires))?;
+        let value = self.engine.serve(slot, is_fresh)?;
         let value = value.clone_ref(py).into_ptr();
         self.counters.hits += 1;
         Some(value)
