@@ -246,26 +246,34 @@ def _take_lease(call: Call, request: Request) -> Lease | Literal[False] | None:
     return call.cache._lease(request.key, LEASE_SECONDS)
 
 
+def _lease_now(
+    call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None
+) -> tuple[Lease | None, str, Any] | float:
+    """This process may compute (the lease), or another has (a fresh value); else the seconds until the next look."""
+    lease = _take_lease(call, request)
+    if lease is None:
+        return None, "absent", None
+    state, value = tiers.look(False)
+    if state == "fresh":
+        if lease is not False:
+            lease.release()
+        return None, state, value
+    if lease is not False:
+        return lease, state, value
+    left = _left(deadline)
+    if left == 0.0:
+        raise call.timed_out()
+    return PROCESS_POLL if left is None else min(PROCESS_POLL, left)
+
+
 def _lease(
     call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None
 ) -> tuple[Lease | None, str, Any]:
-    """Waits until this process may compute (the lease) or another has (a fresh value)."""
+    """Waits until this process may compute or another has."""
     pause = threading.Event()
-    while True:
-        lease = _take_lease(call, request)
-        if lease is None:
-            return None, "absent", None
-        state, value = tiers.look(False)
-        if state == "fresh":
-            if lease is not False:
-                lease.release()
-            return None, state, value
-        if lease is not False:
-            return lease, state, value
-        left = _left(deadline)
-        if left == 0.0:
-            raise call.timed_out()
-        pause.wait(PROCESS_POLL if left is None else min(PROCESS_POLL, left))
+    while isinstance(outcome := _lease_now(call, request, tiers, deadline), float):
+        pause.wait(outcome)
+    return outcome
 
 
 # Coroutine functions
@@ -359,21 +367,9 @@ async def _compute_async(
 async def _lease_async(
     call: Call, request: Request, tiers: _Stock | _Overridden, deadline: float | None
 ) -> tuple[Lease | None, str, Any]:
-    while True:
-        lease = _take_lease(call, request)
-        if lease is None:
-            return None, "absent", None
-        state, value = tiers.look(False)
-        if state == "fresh":
-            if lease is not False:
-                lease.release()
-            return None, state, value
-        if lease is not False:
-            return lease, state, value
-        left = _left(deadline)
-        if left == 0.0:
-            raise call.timed_out()
-        await asyncio.sleep(PROCESS_POLL if left is None else min(PROCESS_POLL, left))
+    while isinstance(outcome := _lease_now(call, request, tiers, deadline), float):
+        await asyncio.sleep(outcome)
+    return outcome
 
 
 async def _landing(call: Call, flight: Flight, deadline: float | None) -> None:
