@@ -6,8 +6,10 @@
 //! - [`support`]: clock, chunked slab, linked lists, heap, synchronisation, the background runtime
 //! - [`store`]: opens every SQLite file the engine itself persists to
 //! - [`cache`]: the result cache: map, eviction policies, expiry, labels, disk tier
+//! - [`sqlite`]: connections, statements, columns, the write lane, the connection pool
 
 pub mod cache;
+pub mod sqlite;
 pub mod store;
 pub mod support;
 

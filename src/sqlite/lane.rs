@@ -1,0 +1,1 @@
+//! One writer of a database file at a time, in order of arrival.

@@ -1,0 +1,1 @@
+//! Connections kept open, lent and taken back.
