@@ -1,9 +1,19 @@
 //! SQLite for applications: what a DB-API module and a connection pool need, without Python.
 //!
+//! - [`handle`]: an open connection, who may use it, and its end
+//! - [`statements`]: prepared statements kept for the next use
+//! - [`text`]: what the text of a statement tells about it
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
 //! - [`pool`]: connections kept open, lent and taken back
 //! - [`columns`]: results as typed columns
 
 pub mod columns;
+pub mod handle;
 pub mod lane;
 pub mod pool;
+pub mod statements;
+pub mod text;
+
+pub use handle::{Db, Entered, Failure, Open};
+/// SQLite's own interface, for what has no safe form here.
+pub use rusqlite::ffi as raw;

@@ -17,7 +17,7 @@ use crate::support::runtime::pid;
 static FIRST: OnceLock<u32> = OnceLock::new();
 
 /// To be called before a connection is opened. Does something only in a process whose ancestor had opened one.
-pub(super) fn separate_from_parent() {
+pub fn separate_from_parent() {
     if is_child() {
         after_fork_child();
     }

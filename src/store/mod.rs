@@ -85,6 +85,11 @@ pub fn is_log_replaced(path: &Path, log: Option<&FileId>) -> bool {
     file::id_of(&file::beside(path, "-wal")).is_some_and(|found| Some(&found) != log)
 }
 
+/// Names whatever file has this path now, if there is one.
+pub fn id_of(path: &Path) -> Option<FileId> {
+    file::id_of(path)
+}
+
 /// Opens a writing and a reading connection on a path from [`prepare`], in WAL mode, and brings the schema up to date.
 ///
 /// Blocks while another process migrates the file or holds it locked, up to the busy timeout of the connections.

@@ -1,0 +1,372 @@
+//! An open connection: one thread at a time, one process, closed once.
+//!
+//! Connections are opened without SQLite's own mutex; [`Db`] has one lock instead, taken once for many calls. A thread
+//! may enter again while it is inside, as user functions do.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
+use r2d2::ManageConnection;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{OpenFlags, ffi};
+
+use crate::store;
+use crate::support::runtime::pid;
+
+/// What SQLite said when it refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Extended result code.
+    pub code: c_int,
+    pub message: String,
+}
+
+impl Failure {
+    /// The words SQLite has for a code of its own.
+    pub fn of_code(code: c_int) -> Self {
+        // SAFETY: the texts are static.
+        let text = unsafe { CStr::from_ptr(ffi::sqlite3_errstr(code)) };
+        Self { code, message: text.to_string_lossy().into_owned() }
+    }
+
+    /// The result code without its extension.
+    pub fn primary(&self) -> c_int {
+        self.code & 0xff
+    }
+}
+
+/// How a database is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Open {
+    /// The name is a URI.
+    pub uri: bool,
+    /// The file must exist.
+    pub existing: bool,
+}
+
+/// An SQLite connection. Its operations are those of [`Entered`].
+pub struct Db {
+    /// Unique in this process and its children; tells connections apart in claims and logs.
+    id: u64,
+    pid: u32,
+    /// As SQLite understood it; empty for databases without a file.
+    file: PathBuf,
+    /// The file behind that name when it was opened.
+    file_id: Option<store::FileId>,
+    /// Null once closed.
+    raw: AtomicPtr<ffi::sqlite3>,
+    lock: ReentrantMutex<()>,
+    /// Statements being stepped, all by the thread inside.
+    running: AtomicU32,
+    /// Set while `deferred` is not empty.
+    has_deferred: AtomicBool,
+    /// Statements given up while another thread was inside.
+    deferred: Mutex<Vec<StatementPtr>>,
+    /// Owns the connection. Held for moments only, by `interrupt` too: so it never meets a closed connection.
+    owner: Mutex<Option<rusqlite::Connection>>,
+}
+
+struct StatementPtr(*mut ffi::sqlite3_stmt);
+// SAFETY: the pointer is only used by a thread that has entered the connection.
+unsafe impl Send for StatementPtr {}
+
+/// The right to use a connection, for one thread.
+pub struct Entered<'a> {
+    db: &'a Db,
+    _guard: ReentrantMutexGuard<'a, ()>,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Db {
+    /// Opens the database at `path`, which may be `:memory:`, empty for a temporary file, or a URI if so asked.
+    pub fn open(path: &Path, options: &Open) -> Result<Arc<Self>, Failure> {
+        store::fork::separate_from_parent();
+        let mut flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        flags.set(OpenFlags::SQLITE_OPEN_URI, options.uri);
+        flags.set(OpenFlags::SQLITE_OPEN_CREATE, !options.existing);
+        let connection = SqliteConnectionManager::file(path).with_flags(flags).connect().map_err(|error| {
+            let code = error.sqlite_error().map_or(ffi::SQLITE_CANTOPEN, |error| error.extended_code);
+            Failure::of_code(code & 0xff)
+        })?;
+        // SAFETY: the handle is only used while `owner` holds the connection.
+        let raw = unsafe { connection.handle() };
+        let file = name_of(raw);
+        let file_id = (!file.as_os_str().is_empty()).then(|| store::id_of(&file)).flatten();
+        Ok(Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            pid: pid(),
+            file,
+            file_id,
+            raw: AtomicPtr::new(raw),
+            lock: ReentrantMutex::new(()),
+            running: AtomicU32::new(0),
+            has_deferred: AtomicBool::new(false),
+            deferred: Mutex::new(Vec::new()),
+            owner: Mutex::new(Some(connection)),
+        }))
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Absolute path of the database file, empty if there is none.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The file that was behind the path when the database was opened.
+    pub fn file_id(&self) -> Option<&store::FileId> {
+        self.file_id.as_ref()
+    }
+
+    #[inline(always)]
+    pub fn is_open(&self) -> bool {
+        !self.raw.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Whether this process opened it. In a forked child nothing may be done with it.
+    #[inline(always)]
+    pub fn is_ours(&self) -> bool {
+        self.pid == pid()
+    }
+
+    /// Enters unless another thread is inside.
+    #[inline(always)]
+    pub fn try_enter(&self) -> Option<Entered<'_>> {
+        self.lock.try_lock().map(|guard| Entered { db: self, _guard: guard })
+    }
+
+    /// Enters, waiting for a thread that is inside.
+    pub fn enter(&self) -> Entered<'_> {
+        Entered { db: self, _guard: self.lock.lock() }
+    }
+
+    /// Makes the statements that run now fail with `SQLITE_INTERRUPT`. Never waits for them.
+    pub fn interrupt(&self) {
+        let owner = self.owner.lock();
+        if owner.is_some() && self.is_ours() {
+            // SAFETY: the connection is open while `owner` holds it; interrupting is allowed from any thread.
+            unsafe { ffi::sqlite3_interrupt(self.raw.load(Ordering::Relaxed)) };
+        }
+    }
+
+    /// Finalises a statement, now or when the thread inside leaves.
+    ///
+    /// # Safety
+    /// The statement is one of this connection and is not used any more. It may have ended with the connection.
+    pub unsafe fn discard(&self, statement: *mut ffi::sqlite3_stmt) {
+        if !self.is_ours() {
+            return;
+        }
+        if self.try_finalize(statement) {
+            return;
+        }
+        self.deferred.lock().push(StatementPtr(statement));
+        self.has_deferred.store(true, Ordering::Release);
+        // The other thread may have left before it could see that.
+        drop(self.try_enter());
+    }
+
+    fn try_finalize(&self, statement: *mut ffi::sqlite3_stmt) -> bool {
+        let Some(entered) = self.try_enter() else { return false };
+        if self.is_open() {
+            // SAFETY: the caller's promise; the connection is open, so the statement has not ended with it.
+            unsafe { ffi::sqlite3_finalize(statement) };
+        }
+        drop(entered);
+        true
+    }
+
+    #[cold]
+    fn drain(&self) {
+        self.has_deferred.store(false, Ordering::Relaxed);
+        for statement in std::mem::take(&mut *self.deferred.lock()) {
+            if self.is_open() {
+                // SAFETY: given up by its owner, and this thread is inside an open connection.
+                unsafe { ffi::sqlite3_finalize(statement.0) };
+            }
+        }
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            self.enter().close();
+        } else {
+            // Closing it here would act on files that the parent is using.
+            std::mem::forget(self.owner.get_mut().take());
+        }
+    }
+}
+
+impl Entered<'_> {
+    /// The connection's handle; null once it is closed.
+    #[inline(always)]
+    pub fn raw(&self) -> *mut ffi::sqlite3 {
+        self.db.raw.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub fn db(&self) -> &Db {
+        self.db
+    }
+
+    /// Statements being stepped further up on this thread's stack.
+    pub fn is_running(&self) -> bool {
+        self.db.running.load(Ordering::Relaxed) > 0
+    }
+
+    /// To be called around `sqlite3_step`, so that nobody closes the connection from within.
+    #[inline(always)]
+    pub fn set_running(&self, running: bool) {
+        let count = self.db.running.load(Ordering::Relaxed);
+        self.db.running.store(if running { count + 1 } else { count - 1 }, Ordering::Relaxed);
+    }
+
+    /// The error of the last call, which returned `code`.
+    #[cold]
+    pub fn failure(&self, code: c_int) -> Failure {
+        // SAFETY: the connection is open; the text is valid until the next call on it.
+        let (found, text) = unsafe {
+            let raw = self.raw();
+            (ffi::sqlite3_extended_errcode(raw), CStr::from_ptr(ffi::sqlite3_errmsg(raw)))
+        };
+        if found & 0xff != code & 0xff {
+            return Failure::of_code(code);
+        }
+        Failure { code: found, message: text.to_string_lossy().into_owned() }
+    }
+
+    /// Whether a transaction is open that was begun by a statement of its own.
+    #[inline(always)]
+    pub fn in_transaction(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_get_autocommit(self.raw()) == 0 }
+    }
+
+    /// Whether a write lock on any of its databases is held.
+    #[inline(always)]
+    pub fn is_writing(&self) -> bool {
+        // SAFETY: the connection is open.
+        unsafe { ffi::sqlite3_txn_state(self.raw(), std::ptr::null()) == ffi::SQLITE_TXN_WRITE }
+    }
+
+    /// Finalises every statement and closes the connection. Without effect on one that is closed.
+    pub fn close(&self) {
+        let raw = self.raw();
+        if raw.is_null() {
+            return;
+        }
+        self.db.deferred.lock().clear();
+        // SAFETY: this thread is inside, and whoever keeps a statement looks whether the connection is open before use.
+        unsafe {
+            loop {
+                let statement = ffi::sqlite3_next_stmt(raw, std::ptr::null_mut());
+                if statement.is_null() {
+                    break;
+                }
+                ffi::sqlite3_finalize(statement);
+            }
+        }
+        let mut owner = self.db.owner.lock();
+        self.db.raw.store(std::ptr::null_mut(), Ordering::Relaxed);
+        let connection = owner.take();
+        drop(owner);
+        drop(connection);
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.db.has_deferred.load(Ordering::Acquire) && !self.is_running() {
+            self.db.drain();
+        }
+    }
+}
+
+fn name_of(raw: *mut ffi::sqlite3) -> PathBuf {
+    // SAFETY: the connection is open; the name lives as long, and is copied.
+    let name = unsafe {
+        let name = ffi::sqlite3_db_filename(raw, c"main".as_ptr());
+        if name.is_null() {
+            return PathBuf::new();
+        }
+        CStr::from_ptr(name)
+    };
+    #[cfg(unix)]
+    {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+        PathBuf::from(OsStr::from_bytes(name.to_bytes()))
+    }
+    #[cfg(not(unix))]
+    PathBuf::from(name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Arc<Db> {
+        Db::open(Path::new(":memory:"), &Open::default()).unwrap()
+    }
+
+    fn prepare(db: &Db, sql: &CStr) -> *mut ffi::sqlite3_stmt {
+        let entered = db.enter();
+        let mut statement = std::ptr::null_mut();
+        // SAFETY: an open connection, a terminated text.
+        let code = unsafe {
+            ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut())
+        };
+        assert_eq!(code, ffi::SQLITE_OK);
+        statement
+    }
+
+    #[test]
+    fn closes_with_statements_left_and_closes_once() {
+        let db = memory();
+        let statement = prepare(&db, c"SELECT 1");
+        db.enter().close();
+        assert!(!db.is_open());
+        db.enter().close();
+        db.interrupt();
+        // SAFETY: a statement of this connection; it ended with it.
+        unsafe { db.discard(statement) };
+    }
+
+    #[test]
+    fn a_statement_given_up_while_another_thread_is_inside_is_finalised_later() {
+        let db = memory();
+        let statement = prepare(&db, c"SELECT 1");
+        let entered = db.enter();
+        std::thread::scope(|scope| {
+            let (db, statement) = (&db, StatementPtr(statement));
+            scope.spawn(move || {
+                let statement = statement;
+                // SAFETY: a statement of this connection, not used any more.
+                unsafe { db.discard(statement.0) };
+            });
+        });
+        // SAFETY: the connection is open.
+        assert!(!unsafe { ffi::sqlite3_next_stmt(entered.raw(), std::ptr::null_mut()) }.is_null());
+        drop(entered);
+        // SAFETY: the connection is open.
+        assert!(unsafe { ffi::sqlite3_next_stmt(db.enter().raw(), std::ptr::null_mut()) }.is_null());
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_opened_is_refused_with_sqlites_words() {
+        let error = Db::open(Path::new("/nowhere/at/all.db"), &Open::default()).err().unwrap();
+        assert_eq!((error.code, error.to_string().as_str()), (ffi::SQLITE_CANTOPEN, "unable to open database file"));
+    }
+}
