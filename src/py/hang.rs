@@ -10,7 +10,7 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyTuple};
 
 mod unwinding {
     use pyo3::ffi;
@@ -38,6 +38,7 @@ mod unwinding {
             operation: std::ffi::c_int,
         ) -> std::ffi::c_int;
         pub fn Py_DecRef(object: *mut ffi::PyObject);
+        pub fn PyIter_Next(iterator: *mut ffi::PyObject) -> *mut ffi::PyObject;
         pub fn PyObject_Call(
             callable: *mut ffi::PyObject,
             arguments: *mut ffi::PyObject,
@@ -46,8 +47,8 @@ mod unwinding {
     }
 }
 
-/// Dropped only by unwinding.
-struct Hang;
+/// Stops the thread when it is dropped, which only unwinding does: forget it after the call.
+pub struct Hang;
 
 impl Drop for Hang {
     fn drop(&mut self) {
@@ -129,10 +130,23 @@ pub fn call<'py>(
 pub fn method<'py>(
     object: &Bound<'py, PyAny>,
     name: &str,
-    arguments: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+    arguments: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error: Into<PyErr>>,
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    call(&object.getattr(name)?, &arguments.into_pyobject(object.py())?, options)
+    call(&object.getattr(name)?, &arguments.into_pyobject(object.py()).map_err(Into::into)?, options)
+}
+
+/// The next item of an iterator, `None` at its end.
+pub fn next<'py>(iterator: &Bound<'py, PyIterator>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let hang = Hang;
+    // SAFETY: an iterator; the thread is attached.
+    let item = unsafe { unwinding::PyIter_Next(iterator.as_ptr()) };
+    std::mem::forget(hang);
+    // SAFETY: null at the end, or with an exception set, or a new reference.
+    match unsafe { Bound::from_owned_ptr_or_opt(iterator.py(), item) } {
+        None => PyErr::take(iterator.py()).map_or(Ok(None), Err),
+        item => Ok(item),
+    }
 }
 
 /// `PyObject_Hash`: -1 with an exception set if it fails.

@@ -4,6 +4,7 @@
 //! - [`cached`]: decorated functions
 //! - [`lookup`]: hashing and comparing keys without running Python code
 //! - [`keys`], [`codec`]: text keys of calls, values on disk
+//! - [`sqlite`]: `upshift.sqlite`
 //! - [`lock`], [`lease`]: what users may hold
 //! - [`runtime`], [`logging`], [`errors`], [`hang`]: background work, log lines, exceptions, the end of the interpreter
 
@@ -19,6 +20,7 @@ mod logging;
 mod lookup;
 mod raw;
 mod runtime;
+mod sqlite;
 
 use errors::log_error;
 use lookup::thread_ident;
@@ -56,6 +58,7 @@ mod _native {
         keys::register(module)?;
         codec::register(module)?;
         runtime::register(module)?;
+        sqlite::module::register(module)?;
         cache::fast::install(py)?;
         cached::stock::remember_originals(py)
     }

@@ -1,0 +1,473 @@
+//! `Connection`: what it is, how it begins and ends, and its plain attributes.
+//!
+//! What it does is in its neighbours, one `#[pymethods]` block each: [`super::execute`], [`super::transaction`] and others.
+#![allow(unsafe_code)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::convert::Text;
+use super::cursor::Cursor;
+use super::errors;
+use super::gil;
+use super::prepared::Prepared;
+use super::row::RowFactory;
+use super::transaction::{Autocommit, Isolation};
+use crate::py::lookup::thread_ident;
+use crate::sqlite::statements::Statements;
+use crate::sqlite::{Db, Entered, Open, raw};
+use crate::support::sync::AttachedCell;
+
+/// An SQLite database connection.
+#[pyclass(subclass, dict, weakref, frozen, module = "upshift.sqlite")]
+pub struct Connection {
+    pub state: AttachedCell<State>,
+}
+
+/// What the interpreter lock guards.
+pub struct State {
+    /// `None` until `__init__` has run.
+    pub db: Option<Arc<Db>>,
+    pub initialised: bool,
+    pub detect_types: i32,
+    pub isolation: Isolation,
+    pub autocommit: Autocommit,
+    /// The thread that may use it, if only one may.
+    pub thread: Option<u64>,
+    pub row_factory: RowFactory,
+    pub text: Text,
+    pub statements: Statements<Box<Prepared>>,
+    pub busy_timeout: Duration,
+    /// Python objects that SQLite holds pointers to, by what they are for.
+    pub hooks: super::hooks::Hooks,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            db: None,
+            initialised: false,
+            detect_types: 0,
+            isolation: Isolation::Deferred,
+            autocommit: Autocommit::Legacy,
+            thread: None,
+            row_factory: RowFactory::None,
+            text: Text::Str,
+            statements: Statements::new(0),
+            busy_timeout: Duration::ZERO,
+            hooks: Default::default(),
+        }
+    }
+}
+
+/// The default of `autocommit`: transactions are controlled by `isolation_level`.
+pub const LEGACY_TRANSACTION_CONTROL: i32 = -1;
+pub const PARSE_DECLTYPES: i32 = 1;
+pub const PARSE_COLNAMES: i32 = 2;
+
+impl Connection {
+    /// The open database, for this thread: checks what every operation has to check first.
+    #[inline]
+    pub fn db(&self, py: Python<'_>) -> PyResult<Arc<Db>> {
+        let state = self.state.enter(py);
+        if !state.initialised {
+            drop(state);
+            return Err(errors::programming(py, "Base Connection.__init__ not called."));
+        }
+        let thread = state.thread;
+        let db = state.db.clone();
+        drop(state);
+        check_thread(py, thread)?;
+        match db {
+            Some(db) if db.is_open() => check_process(py, &db).map(|()| db),
+            _ => Err(closed(py)),
+        }
+    }
+
+    /// Checks the thread only.
+    pub fn check_thread(&self, py: Python<'_>) -> PyResult<()> {
+        let thread = self.state.with(py, |state| state.thread);
+        check_thread(py, thread)
+    }
+}
+
+#[cfg(Py_3_13)]
+impl Connection {
+    fn warn_unclosed(&self) {
+        Python::try_attach(|py| {
+            let db = self.state.with(py, |state| state.db.clone());
+            if db.is_some_and(|db| db.is_open() && db.is_ours()) {
+                let text = std::ffi::CString::new(format!("unclosed database in <sqlite3.Connection object at {self:p}>"));
+                let class = py.get_type::<pyo3::exceptions::PyResourceWarning>();
+                if let Err(error) = PyErr::warn(py, &class, &text.unwrap_or_default(), 1) {
+                    error.write_unraisable(py, None);
+                }
+            }
+        });
+    }
+}
+
+#[inline]
+pub fn check_thread(py: Python<'_>, thread: Option<u64>) -> PyResult<()> {
+    match thread {
+        Some(owner) if owner != thread_ident() as u64 => Err(wrong_thread(py, owner)),
+        _ => Ok(()),
+    }
+}
+
+#[cold]
+fn wrong_thread(py: Python<'_>, owner: u64) -> PyErr {
+    let this = thread_ident();
+    errors::programming(
+        py,
+        format!(
+            "SQLite objects created in a thread can only be used in that same thread. The object was created in \
+             thread id {owner} and this is thread id {this}."
+        ),
+    )
+}
+
+#[inline]
+fn check_process(py: Python<'_>, db: &Db) -> PyResult<()> {
+    if db.is_ours() {
+        return Ok(());
+    }
+    let message = "this connection was opened before the process was forked; open another one in the child";
+    Err(errors::programming(py, message))
+}
+
+#[cold]
+pub fn closed(py: Python<'_>) -> PyErr {
+    errors::programming(py, "Cannot operate on a closed database.")
+}
+
+/// Enters the connection; detached if another thread is inside, until it leaves.
+///
+/// Fails if that thread closed the connection.
+#[inline]
+pub fn enter<'a>(py: Python<'_>, db: &'a Db) -> PyResult<Entered<'a>> {
+    let entered = match db.try_enter() {
+        Some(entered) => entered,
+        None => wait(py, db),
+    };
+    if db.is_open() { Ok(entered) } else { Err(closed(py)) }
+}
+
+#[cold]
+fn wait<'a>(py: Python<'_>, db: &'a Db) -> Entered<'a> {
+    /// The guard stays on this thread.
+    struct Carried<T>(T);
+    // SAFETY: `detach` runs the closure on the calling thread.
+    unsafe impl<T> Send for Carried<T> {}
+
+    let Carried(entered) = py.detach(|| Carried(db.enter()));
+    entered
+}
+
+/// Arguments of `connect()` that `Connection.__init__` takes.
+#[pymethods]
+impl Connection {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { state: AttachedCell::new(State::new()) }
+    }
+
+    /// `PRAGMA`s of the pool and the like aside, a connection is as SQLite opens it.
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (
+        database, timeout = 5.0, detect_types = 0, isolation_level = Given::Default, check_same_thread = true,
+        factory = None, cached_statements = 128, uri = false, *, autocommit = Given::Default
+    ))]
+    fn __init__<'py>(
+        slf: &Bound<'py, Self>,
+        database: &Bound<'py, PyAny>,
+        timeout: f64,
+        detect_types: i32,
+        isolation_level: Given<'py>,
+        check_same_thread: bool,
+        factory: Option<&Bound<'py, PyAny>>,
+        cached_statements: i32,
+        uri: bool,
+        autocommit: Given<'py>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let _ = factory;
+        let isolation = match &isolation_level {
+            Given::Default => Isolation::Deferred,
+            Given::Value(level) => Isolation::of(level)?,
+        };
+        let autocommit = match &autocommit {
+            Given::Default => Autocommit::Legacy,
+            Given::Value(value) => Autocommit::of(value)?,
+        };
+        let busy_timeout = Duration::try_from_secs_f64(timeout.max(0.0))
+            .map_err(|_| PyValueError::new_err(format!("timeout must be seconds as a number, not {timeout}")))?;
+        let path = path_of(database)?;
+        py.import("sys")?.call_method1("audit", ("sqlite3.connect", database))?;
+        let this = slf.get();
+        // `__init__` may be called again: the old database is closed, its cursors with it.
+        let old = this.state.with(py, |state| {
+            state.initialised = false;
+            state.db.take()
+        });
+        if let Some(db) = old {
+            close(py, slf, &db)?;
+        }
+        let db = py.detach(|| Db::open(&path, &Open { uri, ..Open::default() }));
+        let db = db.map_err(|failure| errors::of_failure(py, &failure))?;
+        {
+            let entered = db.enter();
+            // SAFETY: just opened, and this thread is inside.
+            unsafe { gil::install(entered.raw(), busy_timeout) };
+        }
+        this.state.with(py, |state| {
+            state.db = Some(Arc::clone(&db));
+            state.detect_types = detect_types;
+            state.isolation = isolation;
+            state.autocommit = autocommit;
+            state.thread = check_same_thread.then(|| thread_ident() as u64);
+            state.statements = Statements::new(usize::try_from(cached_statements).unwrap_or(0));
+            state.busy_timeout = busy_timeout;
+            state.initialised = true;
+        });
+        py.import("sys")?.call_method1("audit", ("sqlite3.connect/handle", slf))?;
+        if autocommit == Autocommit::Off {
+            super::transaction::begin(py, &db, Isolation::Deferred)?;
+        }
+        Ok(())
+    }
+
+    /// Close the database connection. Any pending transaction is not committed implicitly.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (initialised, thread, autocommit) =
+            this.state.with(py, |state| (state.initialised, state.thread, state.autocommit));
+        check_thread(py, thread)?;
+        if !initialised {
+            return Err(errors::programming(py, "Base Connection.__init__ not called."));
+        }
+        let Some(db) = this.state.with(py, |state| state.db.clone()).filter(|db| db.is_open()) else {
+            return Ok(());
+        };
+        check_process(py, &db)?;
+        if autocommit == Autocommit::Off {
+            super::transaction::rollback_quietly(py, &db);
+        }
+        close(py, slf, &db)
+    }
+
+    /// Return a cursor for the connection.
+    #[pyo3(signature = (factory = None))]
+    fn cursor<'py>(slf: &Bound<'py, Self>, factory: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        slf.get().db(py)?;
+        let Some(factory) = factory else {
+            return Ok(Bound::new(py, Cursor::of(slf))?.into_any());
+        };
+        let made = factory.call1((slf,))?;
+        let Ok(cursor) = made.cast::<Cursor>() else {
+            let class = made.get_type().name()?.to_string();
+            return Err(PyTypeError::new_err(format!(
+                "factory must return a cursor, not {class}"
+            )));
+        };
+        let row_factory = slf.get().state.with(py, |state| state.row_factory.clone_ref(py));
+        if !matches!(row_factory, RowFactory::None) {
+            cursor.get().set_row_factory(py, row_factory);
+        }
+        Ok(made)
+    }
+
+    /// Calls compile a statement; kept for programs that used it.
+    #[pyo3(signature = (sql, /))]
+    fn __call__<'py>(slf: &Bound<'py, Self>, sql: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let db = slf.get().db(py)?;
+        let entered = enter(py, &db)?;
+        let prepared = super::prepared::prepare(py, &entered, &db, sql, 0)?;
+        Ok(Bound::new(py, Statement { _prepared: AttachedCell::new(prepared) })?.into_any())
+    }
+
+    /// Abort any pending database operation. May be called from another thread.
+    fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
+        let db = self.state.with(py, |state| state.db.clone());
+        match db {
+            Some(db) if db.is_open() => {
+                db.interrupt();
+                Ok(())
+            }
+            _ => Err(closed(py)),
+        }
+    }
+
+    /// How TEXT becomes an object: `str`, `bytes`, `bytearray`, or a callable that takes bytes.
+    #[getter]
+    fn text_factory(&self, py: Python<'_>) -> Py<PyAny> {
+        let text = self.state.with(py, |state| state.text.clone_ref(py));
+        match text {
+            Text::Str => py.get_type::<PyString>().into_any().unbind(),
+            Text::Bytes => py.get_type::<PyBytes>().into_any().unbind(),
+            Text::ByteArray => py.get_type::<pyo3::types::PyByteArray>().into_any().unbind(),
+            Text::Callable(factory) => factory,
+        }
+    }
+
+    #[setter]
+    fn set_text_factory(&self, factory: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = factory.py();
+        let text = if factory.is(py.get_type::<PyString>()) {
+            Text::Str
+        } else if factory.is(py.get_type::<PyBytes>()) {
+            Text::Bytes
+        } else if factory.is(py.get_type::<pyo3::types::PyByteArray>()) {
+            Text::ByteArray
+        } else {
+            Text::Callable(factory.clone().unbind())
+        };
+        let old = self.state.with(py, |state| std::mem::replace(&mut state.text, text));
+        drop(old);
+        Ok(())
+    }
+
+    /// What a row becomes: `None` for tuples, `Row`, or a callable of cursor and tuple.
+    #[getter]
+    fn row_factory(&self, py: Python<'_>) -> Py<PyAny> {
+        let factory = self.state.with(py, |state| state.row_factory.clone_ref(py));
+        factory.object(py)
+    }
+
+    #[setter]
+    fn set_row_factory(&self, factory: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = factory.py();
+        let factory = RowFactory::of(factory)?;
+        let old = self.state.with(py, |state| std::mem::replace(&mut state.row_factory, factory));
+        drop(old);
+        Ok(())
+    }
+
+    /// Number of rows changed since the connection was opened.
+    #[getter]
+    fn total_changes(&self, py: Python<'_>) -> PyResult<i64> {
+        let db = self.db(py)?;
+        let entered = enter(py, &db)?;
+        // SAFETY: open and entered.
+        Ok(i64::from(unsafe { raw::sqlite3_total_changes(entered.raw()) }))
+    }
+
+    /// Whether a transaction is open.
+    #[getter]
+    fn in_transaction(&self, py: Python<'_>) -> PyResult<bool> {
+        let db = self.db(py)?;
+        Ok(enter(py, &db)?.in_transaction())
+    }
+
+    /// What `isinstance` sees: the standard library's class.
+    #[getter(__class__)]
+    fn class<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        super::module::passes_for(slf.as_any(), &slf.py().get_type::<Self>(), "Connection")
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs attached.
+        let visited = unsafe {
+            self.state.try_with_unchecked(|state| {
+                state.row_factory.traverse(&visit)?;
+                if let Text::Callable(factory) = &state.text {
+                    visit.call(factory)?;
+                }
+                state.hooks.traverse(&visit)
+            })
+        };
+        visited.unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self) {
+        // SAFETY: the collector runs attached.
+        let gone = unsafe {
+            self.state.try_with_unchecked(|state| {
+                let text = std::mem::replace(&mut state.text, Text::Str);
+                let row_factory = std::mem::replace(&mut state.row_factory, RowFactory::None);
+                (text, row_factory, state.hooks.take_clearable())
+            })
+        };
+        drop(gone);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        #[cfg(Py_3_13)]
+        self.warn_unclosed();
+    }
+}
+
+/// Closes the database and forgets its statements; waits for another thread that is inside.
+fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyResult<()> {
+    let Ok(entered) = enter(py, db) else {
+        // Another thread was faster.
+        return Ok(());
+    };
+    if entered.is_running() {
+        return Err(errors::programming(py, "cannot close the connection while one of its statements is running"));
+    }
+    let stepping = gil::Stepping::begin(py, &entered, !db.file().as_os_str().is_empty());
+    entered.close();
+    drop(stepping);
+    drop(entered);
+    let gone = slf.get().state.with(py, |state| (state.statements.take_all(), state.hooks.take_all()));
+    drop(gone);
+    Ok(())
+}
+
+/// A name as the operating system takes it: str, bytes or an object with `__fspath__`.
+fn path_of(database: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    let py = database.py();
+    let bytes = py.import("os")?.call_method1("fsencode", (database,));
+    let bytes = match bytes {
+        Ok(bytes) => bytes.cast_into::<PyBytes>()?,
+        Err(error) => return Err(error),
+    };
+    if bytes.as_bytes().contains(&0) {
+        return Err(PyValueError::new_err("embedded null byte"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        Ok(PathBuf::from(std::ffi::OsStr::from_bytes(bytes.as_bytes())))
+    }
+    #[cfg(not(unix))]
+    Ok(PathBuf::from(String::from_utf8_lossy(bytes.as_bytes()).into_owned()))
+}
+
+/// An argument that may be left out, and may be None otherwise.
+pub enum Given<'py> {
+    Default,
+    Value(Bound<'py, PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Given<'py> {
+    type Error = std::convert::Infallible;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> Result<Self, Self::Error> {
+        Ok(Self::Value(object.to_owned()))
+    }
+}
+
+/// What calling a connection returns.
+#[pyclass(frozen, module = "upshift.sqlite")]
+struct Statement {
+    _prepared: AttachedCell<Option<Prepared>>,
+}
+
+/// The value of an int that is no bool.
+pub fn plain_int(value: &Bound<'_, PyAny>) -> Option<i64> {
+    value.cast::<PyInt>().ok()?.extract().ok()
+}

@@ -1,0 +1,492 @@
+//! `Cursor`: its attributes and the rows it hands out. Running statements is in [`super::execute`].
+#![allow(unsafe_code)]
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::connection::{self, Connection, enter};
+use super::convert::{self, Text};
+use super::gil::{self, Stepping};
+use super::prepared::Prepared;
+use super::row::{Row, RowFactory};
+use super::{errors, execute};
+use crate::py::hang;
+use crate::sqlite::{Entered, raw};
+use crate::support::sync::AttachedCell;
+
+/// Runs statements of one connection and hands out their rows.
+#[pyclass(subclass, dict, weakref, frozen, module = "upshift.sqlite")]
+pub struct Cursor {
+    pub state: AttachedCell<State>,
+}
+
+/// What the interpreter lock guards.
+pub struct State {
+    /// `None` until `__init__` has run.
+    pub connection: Option<Py<Connection>>,
+    /// A statement that stands on a row.
+    pub prepared: Option<Box<Prepared>>,
+    pub description: Option<Py<PyTuple>>,
+    pub lastrowid: Option<i64>,
+    pub rowcount: i64,
+    pub arraysize: i32,
+    pub row_factory: RowFactory,
+    /// For each column of the statement; empty if no column has one.
+    pub converters: Vec<Option<Py<PyAny>>>,
+    pub closed: bool,
+    /// In use further up on this thread's stack, or by another thread.
+    pub locked: bool,
+}
+
+impl State {
+    fn new(connection: Option<Py<Connection>>, row_factory: RowFactory) -> Self {
+        Self {
+            connection,
+            prepared: None,
+            description: None,
+            lastrowid: None,
+            rowcount: -1,
+            arraysize: 1,
+            row_factory,
+            converters: Vec::new(),
+            closed: false,
+            locked: false,
+        }
+    }
+}
+
+/// Unlocks the cursor when it goes.
+pub struct Locked<'a, 'py> {
+    py: Python<'py>,
+    cursor: &'a Cursor,
+}
+
+impl Drop for Locked<'_, '_> {
+    fn drop(&mut self) {
+        self.cursor.state.with(self.py, |state| state.locked = false);
+    }
+}
+
+impl Cursor {
+    /// A cursor of the standard class.
+    pub fn of(connection: &Bound<'_, Connection>) -> Self {
+        let py = connection.py();
+        let row_factory = connection.get().state.with(py, |state| state.row_factory.clone_ref(py));
+        Self { state: AttachedCell::new(State::new(Some(connection.clone().unbind()), row_factory)) }
+    }
+
+    pub fn set_row_factory(&self, py: Python<'_>, factory: RowFactory) {
+        let old = self.state.with(py, |state| std::mem::replace(&mut state.row_factory, factory));
+        drop(old);
+    }
+
+    /// What every operation checks first: the connection.
+    pub fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Connection>> {
+        let (connection, closed, locked) = self.state.with(py, |state| {
+            (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.closed, state.locked)
+        });
+        let Some(connection) = connection else {
+            return Err(errors::programming(py, "Base Cursor.__init__ not called."));
+        };
+        if closed {
+            return Err(errors::programming(py, "Cannot operate on a closed cursor."));
+        }
+        if locked {
+            return Err(errors::programming(py, "Recursive use of cursors not allowed."));
+        }
+        Ok(connection)
+    }
+
+    /// Locks the cursor against its own callbacks and other threads.
+    pub fn lock<'a, 'py>(&'a self, py: Python<'py>) -> Locked<'a, 'py> {
+        self.state.with(py, |state| state.locked = true);
+        Locked { py, cursor: self }
+    }
+
+    /// `description`, for a row.
+    pub fn description(cursor: &Bound<'_, Self>) -> PyResult<Option<Py<PyTuple>>> {
+        let py = cursor.py();
+        Ok(cursor.get().state.with(py, |state| state.description.as_ref().map(|found| found.clone_ref(py))))
+    }
+}
+
+/// The next row, made by the row factory.
+fn next_row<'py>(cursor: &Bound<'py, Cursor>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = cursor.py();
+    let this = cursor.get();
+    let connection = this.check(py)?;
+    let db = connection.get().db(py)?;
+    let Some(prepared) = this.state.with(py, |state| state.prepared.take()) else { return Ok(None) };
+    let locked = this.lock(py);
+    let row = {
+        let entered = enter(py, &db)?;
+        if !std::ptr::eq(&*prepared.db, &*db) {
+            // The connection was opened again; the statement ended with the old database.
+            return Err(connection::closed(py));
+        }
+        advance(this, &connection, &entered, prepared)?
+    };
+    drop(locked);
+    made_by_factory(cursor, row).map(Some)
+}
+
+/// Makes the row the statement stands on and steps to the next.
+fn advance<'py>(
+    cursor: &Cursor,
+    connection: &Bound<'py, Connection>,
+    entered: &Entered<'_>,
+    prepared: Box<Prepared>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = connection.py();
+    let text = connection.get().state.with(py, |state| state.text.clone_ref(py));
+    let converters = cursor.state.with(py, |state| std::mem::take(&mut state.converters));
+    // Converters are Python code, which must not end the statement.
+    entered.set_running(true);
+    let row = convert::row(py, entered, &prepared, &text, &converters);
+    entered.set_running(false);
+    cursor.state.with(py, |state| state.converters = converters);
+    let row = match row {
+        Ok(row) => row,
+        Err(error) => {
+            // The row stays; the next call meets it again.
+            cursor.state.with(py, |state| state.prepared = Some(prepared));
+            return Err(error);
+        }
+    };
+    // SAFETY: a statement of the connection that was entered.
+    let code = unsafe { gil::step(py, entered, prepared.statement, false) };
+    settle(cursor, connection, entered, prepared, code)?;
+    Ok(row)
+}
+
+/// After a step: keeps the statement if it stands on a row.
+fn settle(
+    cursor: &Cursor,
+    connection: &Bound<'_, Connection>,
+    entered: &Entered<'_>,
+    prepared: Box<Prepared>,
+    code: std::ffi::c_int,
+) -> PyResult<()> {
+    let py = connection.py();
+    match code {
+        raw::SQLITE_ROW => {
+            cursor.state.with(py, |state| state.prepared = Some(prepared));
+            Ok(())
+        }
+        raw::SQLITE_DONE => {
+            if prepared.is_dml {
+                let changes = execute::changes(entered);
+                cursor.state.with(py, |state| state.rowcount = changes);
+            }
+            execute::retire(connection, entered, prepared);
+            Ok(())
+        }
+        code => Err(execute::failed(connection, entered, prepared, code)),
+    }
+}
+
+fn made_by_factory<'py>(cursor: &Bound<'py, Cursor>, row: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = cursor.py();
+    let state = cursor.get().state.enter(py);
+    match &state.row_factory {
+        RowFactory::None => Ok(row),
+        RowFactory::Row(_) => {
+            let description = state.description.as_ref().map(|description| description.clone_ref(py));
+            drop(state);
+            Ok(Row::make(py, description, row.cast_into::<PyTuple>()?)?.into_bound(py))
+        }
+        RowFactory::Other(factory) => {
+            let factory = factory.bind(py).clone();
+            drop(state);
+            hang::call(&factory, &(cursor, row).into_pyobject(py)?, None)
+        }
+    }
+}
+
+/// Up to `limit` rows.
+fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, PyList>> {
+    let py = cursor.py();
+    let list = PyList::empty(py);
+    let connection = cursor.get().check(py)?;
+    let db = connection.get().db(py)?;
+    let (plain, named) = cursor.get().state.with(py, |state| {
+        let plain = state.converters.is_empty() && !matches!(state.row_factory, RowFactory::Other(_));
+        (plain, matches!(state.row_factory, RowFactory::Row(_)))
+    });
+    let text_is_plain = connection.get().state.with(py, |state| !matches!(state.text, Text::Callable(_)));
+    if !(plain && text_is_plain) {
+        // Each row runs Python code, which may use this cursor and its connection.
+        while list.len() < limit {
+            match next_row(cursor)? {
+                Some(row) => list.append(row)?,
+                None => break,
+            }
+        }
+        return Ok(list);
+    }
+    let this = cursor.get();
+    let (prepared, description) = this.state.with(py, |state| {
+        (state.prepared.take(), state.description.as_ref().map(|description| description.clone_ref(py)))
+    });
+    let Some(prepared) = prepared else { return Ok(list) };
+    let _locked = this.lock(py);
+    let entered = enter(py, &db)?;
+    if !std::ptr::eq(&*prepared.db, &*db) {
+        return Err(connection::closed(py));
+    }
+    let text = connection.get().state.with(py, |state| state.text.clone_ref(py));
+    let mut code = raw::SQLITE_ROW;
+    let mut failure = None;
+    {
+        let stepping = Stepping::begin(py, &entered, false);
+        while code == raw::SQLITE_ROW && list.len() < limit {
+            let row = match convert::row(py, &entered, &prepared, &text, &[]) {
+                Ok(row) => row,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            };
+            // SAFETY: a new tuple of objects that cannot be part of a cycle; the collector need not look at it.
+            unsafe { ffi::PyObject_GC_UnTrack(row.as_ptr().cast()) };
+            let row = if named {
+                let description = description.as_ref().map(|description| description.clone_ref(py));
+                // SAFETY: a tuple was just made.
+                let row = unsafe { row.cast_into_unchecked::<PyTuple>() };
+                Row::make(py, description, row)?.into_bound(py)
+            } else {
+                row
+            };
+            list.append(row)?;
+            // SAFETY: a statement of the connection that was entered.
+            code = unsafe { raw::sqlite3_step(prepared.statement) };
+            stepping.attach();
+        }
+    }
+    settle(this, &connection, &entered, prepared, code)?;
+    failure.map_or(Ok(list), Err)
+}
+
+#[pymethods]
+impl Cursor {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { state: AttachedCell::new(State::new(None, RowFactory::None)) }
+    }
+
+    #[pyo3(signature = (connection, /))]
+    fn __init__(slf: &Bound<'_, Self>, connection: &Bound<'_, Connection>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.state.with(py, |state| state.locked) {
+            return Err(errors::programming(py, "Recursive use of cursors not allowed."));
+        }
+        let fresh = State::new(Some(connection.clone().unbind()), RowFactory::None);
+        let mut old = this.state.with(py, |state| std::mem::replace(state, fresh));
+        give_back(py, &mut old);
+        drop(old);
+        connection.get().check_thread(py)
+    }
+
+    /// Close the cursor.
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (connection, locked) = this.state.with(py, |state| {
+            (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.locked)
+        });
+        let Some(connection) = connection else {
+            return Err(errors::programming(py, "Base Cursor.__init__ not called."));
+        };
+        if locked {
+            return Err(errors::programming(py, "Recursive use of cursors not allowed."));
+        }
+        connection.get().db(py)?;
+        let prepared = this.state.with(py, |state| {
+            state.closed = true;
+            state.prepared.take()
+        });
+        if let Some(prepared) = prepared {
+            execute::retire_anyhow(py, &connection, prepared);
+        }
+        Ok(())
+    }
+
+    /// Executes an SQL statement.
+    #[pyo3(signature = (sql, parameters = None, /))]
+    fn execute<'py>(
+        slf: Bound<'py, Self>,
+        sql: &Bound<'py, PyAny>,
+        parameters: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, Self>> {
+        execute::execute(&slf, sql, parameters)?;
+        Ok(slf)
+    }
+
+    /// Repeatedly executes an SQL statement.
+    #[pyo3(signature = (sql, seq_of_parameters, /))]
+    fn executemany<'py>(
+        slf: Bound<'py, Self>,
+        sql: &Bound<'py, PyAny>,
+        seq_of_parameters: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, Self>> {
+        execute::executemany(&slf, sql, seq_of_parameters)?;
+        Ok(slf)
+    }
+
+    /// Executes multiple SQL statements at once.
+    #[pyo3(signature = (sql_script, /))]
+    fn executescript<'py>(slf: Bound<'py, Self>, sql_script: &Bound<'py, PyString>) -> PyResult<Bound<'py, Self>> {
+        execute::executescript(&slf, sql_script)?;
+        Ok(slf)
+    }
+
+    /// Fetches one row from the resultset.
+    fn fetchone<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        next_row(slf)
+    }
+
+    /// Fetches several rows from the resultset.
+    #[pyo3(signature = (size = None))]
+    fn fetchmany<'py>(slf: &Bound<'py, Self>, size: Option<i32>) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let size = size.unwrap_or_else(|| slf.get().state.with(py, |state| state.arraysize));
+        // As ever: a negative number, and zero, mean all.
+        let limit = usize::try_from(size).ok().filter(|&size| size > 0).unwrap_or(usize::MAX);
+        fetch(slf, limit)
+    }
+
+    /// Fetches all rows from the resultset.
+    fn fetchall<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        fetch(slf, usize::MAX)
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        next_row(slf)
+    }
+
+    /// Required by DB-API. Does nothing.
+    #[pyo3(signature = (sizes, /))]
+    fn setinputsizes(&self, sizes: &Bound<'_, PyAny>) {
+        let _ = sizes;
+    }
+
+    /// Required by DB-API. Does nothing.
+    #[pyo3(signature = (size, column = None, /))]
+    fn setoutputsize(&self, size: &Bound<'_, PyAny>, column: Option<&Bound<'_, PyAny>>) {
+        let _ = (size, column);
+    }
+
+    #[getter]
+    fn connection(&self, py: Python<'_>) -> Option<Py<Connection>> {
+        self.state.with(py, |state| state.connection.as_ref().map(|connection| connection.clone_ref(py)))
+    }
+
+    #[getter(description)]
+    fn py_description(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyTuple>>> {
+        Self::description(slf)
+    }
+
+    #[getter]
+    fn lastrowid(&self, py: Python<'_>) -> Option<i64> {
+        self.state.with(py, |state| state.lastrowid)
+    }
+
+    #[getter]
+    fn rowcount(&self, py: Python<'_>) -> i64 {
+        self.state.with(py, |state| state.rowcount)
+    }
+
+    #[getter]
+    fn arraysize(&self, py: Python<'_>) -> i32 {
+        self.state.with(py, |state| state.arraysize)
+    }
+
+    #[setter]
+    fn set_arraysize(&self, py: Python<'_>, size: i32) {
+        self.state.with(py, |state| state.arraysize = size);
+    }
+
+    #[getter]
+    fn row_factory(&self, py: Python<'_>) -> Py<PyAny> {
+        let factory = self.state.with(py, |state| state.row_factory.clone_ref(py));
+        factory.object(py)
+    }
+
+    #[setter(row_factory)]
+    fn py_set_row_factory(&self, factory: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.set_row_factory(factory.py(), RowFactory::of(factory)?);
+        Ok(())
+    }
+
+    #[getter(__class__)]
+    fn class<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        super::module::passes_for(slf.as_any(), &slf.py().get_type::<Self>(), "Cursor")
+    }
+
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let class = slf.get_type().name()?.to_string();
+        Err(PyTypeError::new_err(format!("cannot pickle '{class}' object")))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: the collector runs attached.
+        let visited = unsafe {
+            self.state.try_with_unchecked(|state| {
+                if let Some(connection) = &state.connection {
+                    visit.call(connection)?;
+                }
+                for converter in state.converters.iter().flatten() {
+                    visit.call(converter)?;
+                }
+                state.row_factory.traverse(&visit)
+            })
+        };
+        visited.unwrap_or(Ok(()))
+    }
+
+    fn __clear__(&self) {
+        // SAFETY: the collector runs attached.
+        let gone = unsafe {
+            self.state.try_with_unchecked(|state| {
+                // The statement first: it needs the connection to be alive only for its place in the cache.
+                let prepared = state.prepared.take();
+                let row_factory = std::mem::replace(&mut state.row_factory, RowFactory::None);
+                (prepared, state.connection.take(), row_factory, std::mem::take(&mut state.converters))
+            })
+        };
+        drop(gone);
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        // Objects die attached, unless the interpreter is gone.
+        Python::try_attach(|py| {
+            if let Some(mut state) = self.state.with(py, |state| {
+                let prepared = state.prepared.take();
+                prepared.map(|prepared| {
+                    let connection = state.connection.take();
+                    State { prepared: Some(prepared), ..State::new(connection, RowFactory::None) }
+                })
+            }) {
+                give_back(py, &mut state);
+            }
+        });
+    }
+}
+
+/// Gives a running statement back to its connection's cache.
+fn give_back(py: Python<'_>, state: &mut State) {
+    if let (Some(prepared), Some(connection)) = (state.prepared.take(), &state.connection) {
+        execute::retire_anyhow(py, connection.bind(py), prepared);
+    }
+}

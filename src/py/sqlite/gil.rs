@@ -1,0 +1,197 @@
+//! Statements step attached to the interpreter; here is when they let go of it.
+//!
+//! Letting go and taking the interpreter lock again costs more than most steps take, far more when other threads want
+//! it. So a step begins attached. It lets go when it turns out to be long (the progress handler looks at the clock),
+//! when it has to wait for a lock of the database (the busy handler), or from its beginning if it is going to write a
+//! file. What SQLite calls back into Python takes the lock again for as long as it runs.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::time::Duration;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::sqlite::{Entered, raw};
+use crate::support::clock;
+
+/// A step that has run for so long lets go, in nanoseconds.
+const DETACH_FROM: u64 = 1_000_000;
+/// Virtual machine instructions between looks at the clock: some tens of microseconds.
+const TICK: c_int = 2_000;
+/// The busy handler sleeps in steps of this length; SQLite's own goes up to 100 ms and starves beside a busy writer.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Copy)]
+enum State {
+    /// No step is running on this thread, or one is that called back into Python.
+    Outside,
+    /// Stepping with the interpreter lock, since that time.
+    Attached { since: u64 },
+    /// Stepping without it.
+    Released { thread: *mut ffi::PyThreadState },
+}
+
+thread_local! {
+    static STATE: Cell<State> = const { Cell::new(State::Outside) };
+}
+
+mod unwinding {
+    use pyo3::ffi;
+
+    // Declared again: before Python 3.14 it ends a daemon thread by unwinding once the interpreter shuts down.
+    unsafe extern "C-unwind" {
+        pub fn PyEval_RestoreThread(thread: *mut ffi::PyThreadState);
+    }
+}
+
+/// Calls of SQLite that may run statements. Between [`begin`](Self::begin) and its end no Python object may be touched,
+/// except through [`with_python`].
+pub struct Stepping<'a, 'db> {
+    entered: &'a Entered<'db>,
+    before: State,
+}
+
+impl<'a, 'db> Stepping<'a, 'db> {
+    /// `release`: let go from the beginning.
+    #[inline(always)]
+    pub fn begin(_py: Python<'_>, entered: &'a Entered<'db>, release: bool) -> Self {
+        entered.set_running(true);
+        let before = STATE.replace(State::Attached { since: clock::coarse() });
+        if release {
+            self::release();
+        }
+        Self { entered, before }
+    }
+
+    /// Attached again, if it was not; a good moment to touch Python objects. Stepping goes on afterwards.
+    #[inline(always)]
+    pub fn attach(&self) {
+        if let State::Released { thread } = STATE.get() {
+            restore(thread);
+            STATE.set(State::Attached { since: clock::coarse() });
+        }
+    }
+}
+
+impl Drop for Stepping<'_, '_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let State::Released { thread } = STATE.get() {
+            restore(thread);
+        }
+        STATE.set(self.before);
+        self.entered.set_running(false);
+    }
+}
+
+/// One `sqlite3_step`.
+///
+/// # Safety
+/// A statement of the connection that was entered.
+#[inline(always)]
+pub unsafe fn step(py: Python<'_>, entered: &Entered<'_>, statement: *mut raw::sqlite3_stmt, release: bool) -> c_int {
+    let _stepping = Stepping::begin(py, entered, release);
+    // SAFETY: the caller's promise.
+    unsafe { raw::sqlite3_step(statement) }
+}
+
+/// Lets go of the interpreter lock if this thread is stepping with it.
+fn release() {
+    if let State::Attached { .. } = STATE.get() {
+        // SAFETY: the thread is attached, and whoever goes on to use Python restores the state first.
+        let thread = unsafe { ffi::PyEval_SaveThread() };
+        STATE.set(State::Released { thread });
+    }
+}
+
+#[cold]
+fn restore(thread: *mut ffi::PyThreadState) {
+    let hang = super::super::hang::Hang;
+    // SAFETY: what `PyEval_SaveThread` returned on this thread, not restored yet.
+    unsafe { unwinding::PyEval_RestoreThread(thread) };
+    std::mem::forget(hang);
+}
+
+/// Runs `body` attached to the interpreter; for what SQLite calls back. `None` if the interpreter is gone.
+#[inline]
+pub fn with_python<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
+    match STATE.get() {
+        before @ State::Attached { .. } => {
+            STATE.set(State::Outside);
+            // SAFETY: attached since the step began.
+            let result = body(unsafe { Python::assume_attached() });
+            STATE.set(before);
+            Some(result)
+        }
+        State::Released { thread } => {
+            restore(thread);
+            STATE.set(State::Outside);
+            // SAFETY: just attached.
+            let result = body(unsafe { Python::assume_attached() });
+            // SAFETY: attached; the step goes on without.
+            let thread = unsafe { ffi::PyEval_SaveThread() };
+            STATE.set(State::Released { thread });
+            Some(result)
+        }
+        // A thread of the engine, or one that detached by PyO3's means.
+        State::Outside => Python::try_attach(body),
+    }
+}
+
+/// Installs the handlers that let go, on a connection just opened.
+///
+/// # Safety
+/// The connection is open and this thread is inside.
+pub unsafe fn install(connection: *mut raw::sqlite3, busy_timeout: Duration) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        install_tick(connection);
+        set_busy_timeout(connection, busy_timeout);
+    }
+}
+
+/// The progress handler of connections on which the user has none.
+///
+/// # Safety
+/// As [`install`].
+pub unsafe fn install_tick(connection: *mut raw::sqlite3) {
+    // SAFETY: the caller's promise; the handler uses no data.
+    unsafe { raw::sqlite3_progress_handler(connection, TICK, Some(on_tick), std::ptr::null_mut()) };
+}
+
+/// How long statements wait for locks of other connections and processes.
+///
+/// # Safety
+/// As [`install`].
+pub unsafe fn set_busy_timeout(connection: *mut raw::sqlite3, timeout: Duration) {
+    let millis = usize::try_from(timeout.as_millis()).unwrap_or(usize::MAX);
+    let handler = (millis > 0).then_some(on_busy as unsafe extern "C" fn(*mut c_void, c_int) -> c_int);
+    // SAFETY: the caller's promise; the data is a number.
+    unsafe { raw::sqlite3_busy_handler(connection, handler, millis as *mut c_void) };
+}
+
+/// To be called from the user's progress handler too.
+#[inline]
+pub fn tick() {
+    if let State::Attached { since } = STATE.get() {
+        if clock::coarse().saturating_sub(since) >= DETACH_FROM {
+            release();
+        }
+    }
+}
+
+unsafe extern "C" fn on_tick(_: *mut c_void) -> c_int {
+    tick();
+    0
+}
+
+unsafe extern "C" fn on_busy(millis: *mut c_void, tries: c_int) -> c_int {
+    release();
+    if tries as u128 * BUSY_STEP.as_millis() >= millis as u128 {
+        return 0;
+    }
+    std::thread::sleep(BUSY_STEP);
+    1
+}

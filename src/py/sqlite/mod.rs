@@ -1,0 +1,24 @@
+//! `upshift.sqlite`: PEP 249 on SQLite, with the surface of the standard library's module.
+//!
+//! - [`connection`], [`transaction`]: connections and their transactions
+//! - [`cursor`], [`execute`]: cursors, running statements
+//! - [`prepared`], [`adapt`], [`convert`]: statements, values in, values out
+//! - [`row`]: rows with names
+//! - [`hooks`]: callables that SQLite calls
+//! - [`settings`]: what a PRAGMA changes that the module has to know
+//! - [`gil`]: when a statement lets go of the interpreter
+//! - [`errors`], [`module`]: exceptions, what else is exported
+
+pub mod adapt;
+pub mod connection;
+pub mod convert;
+pub mod cursor;
+pub mod errors;
+pub mod execute;
+pub mod gil;
+pub mod hooks;
+pub mod module;
+pub mod prepared;
+pub mod row;
+pub mod settings;
+pub mod transaction;
