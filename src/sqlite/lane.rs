@@ -1,1 +1,0 @@
-//! One writer of a database file at a time, in order of arrival.
