@@ -5,6 +5,7 @@
 //! - [`prepared`], [`adapt`], [`convert`]: statements, values in, values out
 //! - [`row`]: rows with names
 //! - [`hooks`]: callables that SQLite calls
+//! - [`jobs`]: calls on background threads, for coroutines
 //! - [`settings`]: what a PRAGMA changes that the module has to know
 //! - [`gil`]: when a statement lets go of the interpreter
 //! - [`errors`], [`module`]: exceptions, what else is exported
@@ -17,6 +18,7 @@ pub mod errors;
 pub mod execute;
 pub mod gil;
 pub mod hooks;
+pub mod jobs;
 pub mod module;
 pub mod prepared;
 pub mod row;

@@ -1,0 +1,324 @@
+"""Pooled connections for coroutines: statements run on the engine's background threads, one at a time for a connection.
+
+There is no thread per connection: a few threads serve all of them, and waiting for a connection or for the write lane
+takes none. Cancelling interrupts the statement, waits until it has ended, and only then raises, so that the connection
+is never left with a statement of somebody who has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from upshift import _native
+
+if TYPE_CHECKING:
+    from upshift._native import Connection, Cursor
+
+#: Rows that are fetched together with the first one; taking them needs no other thread.
+PREFETCH = 64
+#: Seconds between attempts to interrupt a statement whose task was cancelled.
+_INTERRUPT_INTERVAL = 0.01
+
+Parameters = Sequence[Any] | Mapping[str, Any] if TYPE_CHECKING else Any
+
+
+class _Job:
+    """A call on a background thread, for one coroutine."""
+
+    __slots__ = ("_call", "_loop", "_withdrawn", "future")
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._call: Callable[[], Any] | None = call
+        self._withdrawn = False
+        self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def withdraw(self) -> bool:
+        """True if the call has not begun; then it never will."""
+        self._withdrawn = True
+        return self._call is not None
+
+    def run(self) -> None:
+        call, self._call = self._call, None
+        if self._withdrawn or call is None:
+            return
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:  # delivered to the coroutine that waits
+            error = raised
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, result, error)
+        except RuntimeError:
+            # The loop was closed while the statement ran: nobody is there to be told.
+            if not self._loop.is_closed():
+                raise
+
+    def _deliver(self, result: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+async def run(connection: Connection, call: Callable[[], Any]) -> Any:
+    """The result of `call()`, which uses `connection`, from a background thread.
+
+    A cancellation interrupts it and is raised when it has ended.
+    """
+    job = _Job(call)
+    _native.sqlite_spawn(job.run)
+    try:
+        # `wait` leaves the future alone when it is cancelled.
+        await asyncio.wait((job.future,))
+    except asyncio.CancelledError:
+        if not job.withdraw():
+            await _interrupt(connection, job)
+        raise
+    return job.future.result()
+
+
+async def _interrupt(connection: Connection, job: _Job) -> None:
+    while not job.future.done():
+        # Again and again: a statement that is about to begin does not notice.
+        try:
+            connection.interrupt()
+        except sqlite3.ProgrammingError:
+            break  # closed
+        try:
+            await asyncio.wait((job.future,), timeout=_INTERRUPT_INTERVAL)
+        except asyncio.CancelledError:
+            # Cancelled once more; the first cancellation is on its way.
+            continue
+    if job.future.done() and not job.future.cancelled():
+        job.future.exception()  # retrieved: that it was interrupted is known
+
+
+class AsyncCursor:
+    """Rows of one statement. Made by `AsyncConnection.execute()` or `AsyncConnection.cursor()`.
+
+    Iterate with `async for`, or use the fetch methods, which are those of `Cursor` as coroutines. The first rows come with
+    the statement, so that short results need no further waiting.
+    """
+
+    def __init__(self, connection: AsyncConnection, cursor: Cursor) -> None:
+        self._connection = connection
+        self._cursor = cursor
+        self._rows: deque[Any] = deque()
+        self._exhausted = True
+
+    @property
+    def connection(self) -> AsyncConnection:
+        return self._connection
+
+    @property
+    def description(self) -> Any:
+        return self._cursor.description
+
+    @property
+    def rowcount(self) -> int:
+        return self._cursor.rowcount
+
+    @property
+    def lastrowid(self) -> int | None:
+        return self._cursor.lastrowid
+
+    @property
+    def arraysize(self) -> int:
+        return self._cursor.arraysize
+
+    @arraysize.setter
+    def arraysize(self, size: int) -> None:
+        self._cursor.arraysize = size
+
+    @property
+    def row_factory(self) -> Any:
+        return self._cursor.row_factory
+
+    @row_factory.setter
+    def row_factory(self, factory: Any) -> None:
+        self._cursor.row_factory = factory
+
+    async def execute(self, sql: str, parameters: Parameters = (), /) -> AsyncCursor:
+        """Run one statement; the first rows of its result are fetched by the way."""
+        cursor = self._cursor
+
+        def call() -> list[Any]:
+            cursor.execute(sql, parameters)
+            return cursor.fetchmany(PREFETCH) if cursor.description is not None else []
+
+        await self._start(call)
+        return self
+
+    async def executemany(self, sql: str, seq_of_parameters: Iterable[Parameters], /) -> AsyncCursor:
+        """Run one statement for each set of parameters, in one go. An iterator is advanced by a background thread."""
+        await self._start(lambda: self._cursor.executemany(sql, seq_of_parameters) and [])
+        return self
+
+    async def executescript(self, sql_script: str, /) -> AsyncCursor:
+        """Run all statements of a text, after committing an open transaction."""
+        await self._start(lambda: self._cursor.executescript(sql_script) and [])
+        return self
+
+    async def _start(self, call: Callable[[], list[Any]]) -> None:
+        self._rows.clear()
+        self._exhausted = True
+        rows = await self._connection._run(call)
+        self._rows.extend(rows)
+        self._exhausted = len(rows) < PREFETCH
+
+    async def _more(self, size: int) -> None:
+        """Fetch up to `size` further rows."""
+        rows = await self._connection._run(lambda: self._cursor.fetchmany(size))
+        self._exhausted = len(rows) < size
+        self._rows.extend(rows)
+
+    async def fetchone(self) -> Any:
+        """The next row, or None."""
+        if not self._rows and not self._exhausted:
+            await self._more(PREFETCH)
+        self._connection._check()
+        return self._rows.popleft() if self._rows else None
+
+    async def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Up to `size` rows, by default `arraysize`."""
+        size = self.arraysize if size is None else size
+        if size <= 0:
+            return await self.fetchall()
+        if len(self._rows) < size and not self._exhausted:
+            await self._more(max(size - len(self._rows), PREFETCH))
+        self._connection._check()
+        return [self._rows.popleft() for _ in range(min(size, len(self._rows)))]
+
+    async def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+        if not self._exhausted:
+            rows = await self._connection._run(self._cursor.fetchall)
+            self._exhausted = True
+            self._rows.extend(rows)
+        self._connection._check()
+        rows = list(self._rows)
+        self._rows.clear()
+        return rows
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._rows:
+            if not self._exhausted:
+                await self._more(PREFETCH)
+            if not self._rows:
+                raise StopAsyncIteration
+        return self._rows.popleft()
+
+    async def close(self) -> None:
+        """Give the statement up. Rows that were not fetched are lost."""
+        self._rows.clear()
+        self._exhausted = True
+        await self._connection._run(self._cursor.close)
+
+    async def __aenter__(self) -> AsyncCursor:
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.close()
+
+
+class AsyncConnection:
+    """A pooled connection, for one task at a time: what `async with pool.aconnection()` yields.
+
+    Its methods are those of `Connection` as coroutines. Statements of one connection run one after the other, in the
+    order in which they were awaited. Attributes that need no waiting are plain ones.
+    """
+
+    def __init__(self, raw: Connection) -> None:
+        self._raw: Connection | None = raw
+        self._turn = asyncio.Lock()
+
+    @property
+    def conn(self) -> Connection:
+        """The raw connection; for what has no coroutine here. Its methods block."""
+        return self._check()
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._check().in_transaction
+
+    @property
+    def total_changes(self) -> int:
+        return self._check().total_changes
+
+    @property
+    def row_factory(self) -> Any:
+        return self._check().row_factory
+
+    @row_factory.setter
+    def row_factory(self, factory: Any) -> None:
+        self._check().row_factory = factory
+
+    def cursor(self) -> AsyncCursor:
+        """A cursor to run several statements on."""
+        return AsyncCursor(self, self._check().cursor())
+
+    async def execute(self, sql: str, parameters: Parameters = (), /) -> AsyncCursor:
+        """Run one statement on a cursor of its own."""
+        return await self.cursor().execute(sql, parameters)
+
+    async def executemany(self, sql: str, seq_of_parameters: Iterable[Parameters], /) -> AsyncCursor:
+        """Run one statement for each set of parameters."""
+        return await self.cursor().executemany(sql, seq_of_parameters)
+
+    async def executescript(self, sql_script: str, /) -> AsyncCursor:
+        """Run all statements of a text."""
+        return await self.cursor().executescript(sql_script)
+
+    async def commit(self) -> None:
+        """Commit the open transaction, if there is one."""
+        if self._check().in_transaction:
+            await self._run(self._check().commit)
+
+    async def rollback(self) -> None:
+        """Roll the open transaction back, if there is one."""
+        if self._check().in_transaction:
+            await self._run(self._check().rollback)
+
+    def interrupt(self) -> None:
+        """Make the running statement fail with `OperationalError`."""
+        self._check().interrupt()
+
+    async def _run(self, call: Callable[[], Any]) -> Any:
+        async with self._turn:
+            return await run(self._check(), call)
+
+    def _check(self) -> Connection:
+        if self._raw is None:
+            raise sqlite3.ProgrammingError("this connection was given back to its pool")
+        return self._raw
+
+    async def _finish(self, commit: bool) -> None:
+        """End the transaction, whatever becomes of the task; afterwards the object refuses to be used."""
+        raw = self._check()
+        ending = asyncio.ensure_future(self._end(raw, commit))
+        cancelled: asyncio.CancelledError | None = None
+        while not ending.done():
+            try:
+                await asyncio.wait((ending,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._raw = None
+        if cancelled is not None:
+            ending.exception()
+            raise cancelled
+        ending.result()
+
+    async def _end(self, raw: Connection, commit: bool) -> None:
+        async with self._turn:
+            if raw.in_transaction:
+                await run(raw, raw.commit if commit else raw.rollback)
