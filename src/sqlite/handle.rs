@@ -6,8 +6,8 @@
 
 use std::ffi::{CStr, c_int};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use r2d2::ManageConnection;
@@ -325,9 +325,8 @@ mod tests {
         let entered = db.enter();
         let mut statement = std::ptr::null_mut();
         // SAFETY: an open connection, a terminated text.
-        let code = unsafe {
-            ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut())
-        };
+        let code =
+            unsafe { ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut()) };
         assert_eq!(code, ffi::SQLITE_OK);
         statement
     }

@@ -48,7 +48,9 @@ mod tests {
 
     #[test]
     fn knows_what_changes_rows() {
-        for (text, dml) in [("INSERT INTO t", true), ("replace", true), ("WITH x AS", false), ("in", false), ("", false)] {
+        for (text, dml) in
+            [("INSERT INTO t", true), ("replace", true), ("WITH x AS", false), ("in", false), ("", false)]
+        {
             assert_eq!(is_dml(text.as_bytes()), dml, "{text}");
         }
     }

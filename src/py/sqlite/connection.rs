@@ -103,7 +103,8 @@ impl Connection {
         Python::try_attach(|py| {
             let db = self.state.with(py, |state| state.db.clone());
             if db.is_some_and(|db| db.is_open() && db.is_ours()) {
-                let text = std::ffi::CString::new(format!("unclosed database in <sqlite3.Connection object at {self:p}>"));
+                let text =
+                    std::ffi::CString::new(format!("unclosed database in <sqlite3.Connection object at {self:p}>"));
                 let class = py.get_type::<pyo3::exceptions::PyResourceWarning>();
                 if let Err(error) = PyErr::warn(py, &class, &text.unwrap_or_default(), 1) {
                     error.write_unraisable(py, None);
@@ -275,9 +276,7 @@ impl Connection {
         let made = factory.call1((slf,))?;
         let Ok(cursor) = made.cast::<Cursor>() else {
             let class = made.get_type().name()?.to_string();
-            return Err(PyTypeError::new_err(format!(
-                "factory must return a cursor, not {class}"
-            )));
+            return Err(PyTypeError::new_err(format!("factory must return a cursor, not {class}")));
         };
         let row_factory = slf.get().state.with(py, |state| state.row_factory.clone_ref(py));
         if !matches!(row_factory, RowFactory::None) {

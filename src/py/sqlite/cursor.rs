@@ -296,9 +296,9 @@ impl Cursor {
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let (connection, locked) = this.state.with(py, |state| {
-            (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.locked)
-        });
+        let (connection, locked) = this
+            .state
+            .with(py, |state| (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.locked));
         let Some(connection) = connection else {
             return Err(errors::programming(py, "Base Cursor.__init__ not called."));
         };

@@ -69,8 +69,7 @@ impl<'a, 'py> Run<'a, 'py> {
             (begins.then_some(state.isolation), state.detect_types)
         });
         let locked = cursor.lock(py);
-        let (description, previous) =
-            cursor.state.with(py, |state| (state.description.take(), state.prepared.take()));
+        let (description, previous) = cursor.state.with(py, |state| (state.description.take(), state.prepared.take()));
         drop(description);
         if let Some(previous) = previous {
             retire_anyhow(py, &connection, previous);
@@ -239,8 +238,7 @@ impl<'a, 'py> Run<'a, 'py> {
     fn describe(&self, entered: &Entered<'_>, prepared: &mut Prepared) -> PyResult<()> {
         let py = self.py;
         let description = prepared.description(py, entered, self.detect_types & PARSE_COLNAMES != 0)?;
-        let converters =
-            if self.detect_types == 0 { Vec::new() } else { self.converters(entered, prepared)? };
+        let converters = if self.detect_types == 0 { Vec::new() } else { self.converters(entered, prepared)? };
         let old = self.cursor.state.with(py, |state| {
             (
                 std::mem::replace(&mut state.description, description),
@@ -391,10 +389,7 @@ fn bind_named<'py>(
         };
         let Some(value) = value else {
             let name = name.to_str()?;
-            return Err(errors::programming(
-                py,
-                format!("You did not supply a value for binding parameter :{name}."),
-            ));
+            return Err(errors::programming(py, format!("You did not supply a value for binding parameter :{name}.")));
         };
         bind_one(py, entered, prepared, place, &value, look_up, lifetime)?;
     }

@@ -134,11 +134,7 @@ pub fn limit(entered: &Entered<'_>, which: c_int) -> c_int {
 
 pub fn null_character(py: Python<'_>) -> PyErr {
     let message = "the query contains a null character";
-    if cfg!(Py_3_10) {
-        errors::programming(py, message)
-    } else {
-        pyo3::exceptions::PyValueError::new_err(message)
-    }
+    if cfg!(Py_3_10) { errors::programming(py, message) } else { pyo3::exceptions::PyValueError::new_err(message) }
 }
 
 impl Kind {

@@ -100,8 +100,7 @@ pub fn run(py: Python<'_>, db: &Arc<Db>, sql: &CStr, release: bool) -> PyResult<
     let stepping = Stepping::begin(py, &entered, release && !db.file().as_os_str().is_empty());
     // SAFETY: the connection is open and entered, the text is terminated, the statement ends here.
     let code = unsafe {
-        let mut code =
-            raw::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut());
+        let mut code = raw::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut());
         if code == raw::SQLITE_OK {
             raw::sqlite3_step(statement);
             code = raw::sqlite3_finalize(statement);

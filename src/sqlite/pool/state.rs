@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::stats::{Histogram, Holder, Member, Stats};
-use super::waiter::{Delivery, Grant, Queue, Waiter};
+use super::waiter::{Delivery, Grant, Queue};
 use super::{Kept, Lease, Manage, Settings, keep};
 
-pub type WaiterOf<M> = Waiter<<M as Manage>::Connection, <M as Manage>::Origin>;
 pub type DeliveryOf<M> = Delivery<<M as Manage>::Connection>;
 
 /// An open connection.

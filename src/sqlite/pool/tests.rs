@@ -22,6 +22,7 @@ struct World {
     fails: bool,
     now: u64,
     jobs: VecDeque<(Duration, Job)>,
+    during_check: Option<Job>,
 }
 
 #[derive(Default)]
@@ -50,6 +51,11 @@ impl Manage for Fake {
 
     fn check(&self, connection: &u32, is_idle: &dyn Fn() -> bool) -> Health {
         assert!(is_idle());
+        let meanwhile = self.0.lock().during_check.take();
+        if let Some(job) = meanwhile {
+            job();
+            assert!(!is_idle());
+        }
         if self.0.lock().bad.contains(connection) { Health::Bad } else { Health::Good }
     }
 
@@ -276,15 +282,16 @@ fn maintenance_closes_bad_old_and_idle_ones() {
 
 #[test]
 fn a_connection_found_bad_while_lent_goes_when_it_comes_back() {
-    struct Lending(FakePool, Mutex<Option<Lease<u32>>>);
     let pool = pool(1, 1);
-    let slot = take(&pool);
-    assert!(pool.release(&slot));
-    // The look at it finds it lent at the second question.
-    let lending = Lending(Arc::clone(&pool), Mutex::new(None));
-    *lending.1.lock() = Some(take(&lending.0));
-    pool.process().state.lock().entries_mut().for_each(|entry| entry.doomed = true);
-    assert!(pool.release(lending.1.lock().as_ref().unwrap()));
+    // It is lent while somebody looks at it.
+    let (other, lent) = (Arc::clone(&pool), Arc::new(Mutex::new(None)));
+    let borrower = Arc::clone(&lent);
+    world(&pool).during_check = Some(Box::new(move || *borrower.lock() = Some(take(&other))));
+    world(&pool).bad.insert(1);
+    pool.maintain();
+    assert_eq!((pool.stats().size, pool.stats().in_use), (1, 1));
+    world(&pool).bad.clear();
+    assert!(pool.release(lent.lock().as_ref().unwrap()));
     assert_eq!((pool.stats().size, pool.stats().closed), (0, 1));
     pool.validate();
 }
@@ -337,8 +344,12 @@ fn callbacks_outlast_failures() {
     world(&pool).fails = true;
     let served = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&served);
-    let begun =
-        pool.acquire_later(None, Box::new(move |lease| drop(lease.map(|_| count.fetch_add(1, Ordering::Relaxed)))));
+    let begun = pool.acquire_later(
+        None,
+        Box::new(move |lease| {
+            count.fetch_add(lease.map_or(0, |_| 1), Ordering::Relaxed);
+        }),
+    );
     assert!(matches!(begun, Begun::Waits(_)));
     let mut pauses = Vec::new();
     for _ in 0..8 {
@@ -362,7 +373,9 @@ fn close_turns_waiters_away_and_closes_what_comes_back() {
     let count = Arc::clone(&refused);
     pool.acquire_later(
         None,
-        Box::new(move |lease| drop(lease.is_none().then(|| count.fetch_add(1, Ordering::Relaxed)))),
+        Box::new(move |lease| {
+            count.fetch_add(lease.map_or(1, |_| 0), Ordering::Relaxed);
+        }),
     );
     let other = Arc::clone(&pool);
     let waiter = thread::spawn(move || matches!(acquire(&other, 5_000), Err(Refusal::Closed)));
@@ -491,6 +504,9 @@ mod model {
         proptest::collection::vec(step, 1..80)
     }
 
+    /// Number of the callback, and what it got.
+    type Served = (usize, Lease<u32>);
+
     /// The same, with lists that are searched.
     struct Naive {
         min: usize,
@@ -511,7 +527,7 @@ mod model {
             let mut leases: Vec<Lease<u32>> = Vec::new();
             let mut returned: Vec<Lease<u32>> = Vec::new();
             let mut tickets: Vec<(usize, Ticket)> = Vec::new();
-            let got: Arc<Mutex<Vec<(usize, Lease<u32>)>>> = Arc::default();
+            let got: Arc<Mutex<Vec<Served>>> = Arc::default();
             let mut arrivals = 0;
             for step in steps {
                 match step {
