@@ -4,10 +4,12 @@
 //! - [`statements`]: prepared statements kept for the next use
 //! - [`text`]: what the text of a statement tells about it
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
+//! - [`group`]: single writes, many to a commit
 //! - [`pool`]: connections kept open, lent and taken back
 //! - [`columns`]: results as typed columns
 
 pub mod columns;
+pub mod group;
 pub mod handle;
 pub mod lane;
 pub mod pool;

@@ -133,6 +133,11 @@ impl Lane {
         }
     }
 
+    /// Whether a claim would wait for itself, for one who lets another take the lane. `blocking`: it stops its thread.
+    pub fn check(&self, claim: &Claim<'_>, blocking: bool) -> Result<(), LaneError> {
+        self.queue.lock().check(claim, blocking).map_err(never)
+    }
+
     /// Takes the lane, waiting for it if need be until `deadline` (on the scale of [`clock::now`]).
     ///
     /// `stop` is asked now and then while waiting, with no lock held; the place in the queue is kept meanwhile.

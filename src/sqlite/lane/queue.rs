@@ -97,6 +97,23 @@ impl<W> Queue<W> {
         Verdict::Wait
     }
 
+    /// Whether waiting for this claim would never end. Changes nothing.
+    pub fn check(&self, claim: &Claim<'_>, blocking: bool) -> Result<(), Refused> {
+        if self.is_written {
+            return match self.writer.connection != claim.connection && self.writer.is_stopped_by(claim, blocking) {
+                true => Err(Refused::SelfWait(Box::new(self.writer.clone()))),
+                false => Ok(()),
+            };
+        }
+        match claim.access {
+            Access::Write => match self.judge_writer(claim, blocking) {
+                Verdict::Never(refused) => Err(refused),
+                _ => Ok(()),
+            },
+            Access::Read => Ok(()),
+        }
+    }
+
     /// Lets a claim in that was judged free. Others may be waiting for the same connection to have it.
     #[inline]
     pub fn admit(&mut self, claim: &Claim<'_>) -> SmallVec<[W; 1]> {

@@ -1,0 +1,213 @@
+//! The writing connection: transactions, and savepoints within them.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::ffi;
+
+use super::request::{Durability, Request, WriteError, Written};
+use super::statement::{self, Cache};
+use crate::sqlite::{Db, Entered, Failure};
+
+/// How often another process is asked whether it has finished. SQLite's own handler waits up to 100 ms between two tries,
+/// and so starves beside a busy writer.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+
+pub(super) struct Writer {
+    cache: Cache,
+    /// What commits survive now.
+    level: Option<Durability>,
+    control: [Option<Control>; STEPS],
+}
+
+/// What became of one request.
+pub(super) enum Ran {
+    Done(Written),
+    /// Nothing of it is left; the transaction goes on.
+    Refused(WriteError),
+    /// The whole transaction is rolled back for what this one asked for. The others are free to try again.
+    Ended(WriteError),
+    /// The whole transaction is lost.
+    Lost(Failure),
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Begin,
+    Commit,
+    Rollback,
+    Savepoint,
+    Release,
+    Undo,
+}
+
+const STEPS: usize = 6;
+
+impl Step {
+    fn sql(self) -> &'static CStr {
+        match self {
+            Self::Begin => c"BEGIN IMMEDIATE",
+            Self::Commit => c"COMMIT",
+            Self::Rollback => c"ROLLBACK",
+            Self::Savepoint => c"SAVEPOINT upshift",
+            Self::Release => c"RELEASE upshift",
+            Self::Undo => c"ROLLBACK TO upshift",
+        }
+    }
+}
+
+/// A prepared step.
+struct Control {
+    db: Arc<Db>,
+    raw: *mut ffi::sqlite3_stmt,
+}
+
+// SAFETY: it is used by the thread that has entered the connection only.
+unsafe impl Send for Control {}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // SAFETY: a statement of this connection that is not used any more.
+        unsafe { self.db.discard(self.raw) };
+    }
+}
+
+impl Writer {
+    pub fn new() -> Self {
+        Self { cache: Cache::new(), level: None, control: Default::default() }
+    }
+
+    /// Starts a transaction whose commit survives what `level` says. While another process writes, `give_up` is asked
+    /// again and again, given the refusal.
+    pub fn begin(
+        &mut self,
+        db: &Arc<Db>,
+        entered: &Entered<'_>,
+        level: Durability,
+        give_up: &mut dyn FnMut(Failure) -> Option<WriteError>,
+    ) -> Result<(), WriteError> {
+        if self.level != Some(level) {
+            statement::execute(
+                entered,
+                match level {
+                    Durability::Process => c"PRAGMA synchronous = NORMAL",
+                    Durability::Power => c"PRAGMA synchronous = FULL",
+                },
+            )?;
+            self.level = Some(level);
+        }
+        self.patiently(db, entered, Step::Begin, give_up)
+    }
+
+    /// Makes everything since [`begin`](Self::begin) last. If that fails, it is rolled back.
+    pub fn commit(
+        &mut self,
+        db: &Arc<Db>,
+        entered: &Entered<'_>,
+        give_up: &mut dyn FnMut(Failure) -> Option<WriteError>,
+    ) -> Result<(), WriteError> {
+        let committed = self.patiently(db, entered, Step::Commit, give_up);
+        if committed.is_err() {
+            self.rollback(db, entered);
+        }
+        committed
+    }
+
+    pub fn rollback(&mut self, db: &Arc<Db>, entered: &Entered<'_>) {
+        if entered.in_transaction() {
+            // What cannot be rolled back now is rolled back when the file is next opened.
+            drop(self.step(db, entered, Step::Rollback));
+        }
+    }
+
+    /// Runs a request within the transaction; the first one of it needs no savepoint.
+    pub fn run(&mut self, db: &Arc<Db>, entered: &Entered<'_>, request: &Request, is_first: bool) -> Ran {
+        if !is_first {
+            if let Err(failure) = self.step(db, entered, Step::Savepoint) {
+                return self.lose(db, entered, failure);
+            }
+        }
+        let outcome = match self.cache.run(db, entered, &request.sql, &request.params) {
+            Ok(_) if statement::has_open_references(entered) => {
+                // Alone it would be checked by its own commit.
+                let message = "FOREIGN KEY constraint failed".to_owned();
+                Err(Failure { code: ffi::SQLITE_CONSTRAINT_FOREIGNKEY, message }.into())
+            }
+            other => other,
+        };
+        match outcome {
+            Ok(written) if is_first => Ran::Done(written),
+            Ok(written) => match self.step(db, entered, Step::Release) {
+                Ok(()) => Ran::Done(written),
+                Err(failure) => self.lose(db, entered, failure),
+            },
+            Err(error) if !entered.in_transaction() => match error {
+                WriteError::Sqlite(failure) if failure.primary() != ffi::SQLITE_CONSTRAINT => Ran::Lost(failure),
+                error => Ran::Ended(error),
+            },
+            Err(error) if is_first => {
+                self.rollback(db, entered);
+                Ran::Ended(error)
+            }
+            Err(error) => {
+                let undone = self.step(db, entered, Step::Undo).and_then(|()| self.step(db, entered, Step::Release));
+                match undone {
+                    Ok(()) => Ran::Refused(error),
+                    Err(failure) => self.lose(db, entered, failure),
+                }
+            }
+        }
+    }
+
+    fn lose(&mut self, db: &Arc<Db>, entered: &Entered<'_>, failure: Failure) -> Ran {
+        self.rollback(db, entered);
+        Ran::Lost(failure)
+    }
+
+    fn patiently(
+        &mut self,
+        db: &Arc<Db>,
+        entered: &Entered<'_>,
+        step: Step,
+        give_up: &mut dyn FnMut(Failure) -> Option<WriteError>,
+    ) -> Result<(), WriteError> {
+        loop {
+            match self.step(db, entered, step) {
+                Ok(()) => return Ok(()),
+                Err(failure) if matches!(failure.primary(), ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED) => {
+                    if let Some(error) = give_up(failure) {
+                        return Err(error);
+                    }
+                    std::thread::sleep(BUSY_STEP);
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    }
+
+    fn step(&mut self, db: &Arc<Db>, entered: &Entered<'_>, step: Step) -> Result<(), Failure> {
+        let place = &mut self.control[step as usize];
+        let control = match place {
+            Some(control) => control,
+            None => place.insert(Control::prepare(db, entered, step.sql())?),
+        };
+        // SAFETY: a statement of this connection, which is open and entered.
+        unsafe {
+            let code = ffi::sqlite3_step(control.raw);
+            let failed = (code != ffi::SQLITE_DONE).then(|| entered.failure(code));
+            ffi::sqlite3_reset(control.raw);
+            failed.map_or(Ok(()), Err)
+        }
+    }
+}
+
+impl Control {
+    fn prepare(db: &Arc<Db>, entered: &Entered<'_>, sql: &CStr) -> Result<Self, Failure> {
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the connection is open and entered, the text is terminated.
+        let code = unsafe { ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut raw, std::ptr::null_mut()) };
+        if code == ffi::SQLITE_OK { Ok(Self { db: Arc::clone(db), raw }) } else { Err(entered.failure(code)) }
+    }
+}
