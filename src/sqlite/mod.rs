@@ -7,12 +7,14 @@
 //! - [`group`]: single writes, many to a commit
 //! - [`pool`]: connections kept open, lent and taken back
 //! - [`columns`]: results as typed columns
+//! - [`scan`]: one query read by several connections at once
 
 pub mod columns;
 pub mod group;
 pub mod handle;
 pub mod lane;
 pub mod pool;
+pub mod scan;
 pub mod statements;
 pub mod text;
 

@@ -106,7 +106,8 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         // The caller is C code.
         let pulled = catch_unwind(AssertUnwindSafe(|| self.pull()));
-        let item = pulled.unwrap_or_else(|_| Err(Failure::Data("a bug in upshift: reading the result panicked".into())));
+        let item =
+            pulled.unwrap_or_else(|_| Err(Failure::Data("a bug in upshift: reading the result panicked".into())));
         if !matches!(item, Ok(Some(_))) {
             self.source = None;
         }
@@ -146,15 +147,12 @@ fn to_arrow(failure: Failure) -> ArrowError {
 fn array(column: Column, wanted: &DataType, first: u64) -> Result<ArrayRef, Failure> {
     let rows = column.data.len();
     let Column { name, data, validity, .. } = column;
-    let at = |row: usize, what: &str| {
-        Failure::Data(format!("column {name:?}, row {} (from 0): {what}", first + row as u64))
-    };
+    let at =
+        |row: usize, what: &str| Failure::Data(format!("column {name:?}, row {} (from 0): {what}", first + row as u64));
     Ok(match (data, wanted) {
         (Data::Null(rows), DataType::Null) => Arc::new(NullArray::new(rows)),
         (Data::Int64(values), DataType::Int64) => Arc::new(Int64Array::new(values.into(), nulls(validity, rows))),
-        (Data::Float64(values), DataType::Float64) => {
-            Arc::new(Float64Array::new(values.into(), nulls(validity, rows)))
-        }
+        (Data::Float64(values), DataType::Float64) => Arc::new(Float64Array::new(values.into(), nulls(validity, rows))),
         (Data::Text(text), DataType::Utf8) => {
             check_text(&text).map_err(|row| at(row, NOT_UTF8))?;
             let (offsets, data) = text.into_parts();

@@ -100,8 +100,7 @@ impl Builder {
             let mut stopped = None;
             for (place, column) in self.columns.iter_mut().enumerate() {
                 // SAFETY: the statement stands on a row, and has this column.
-                let pushed =
-                    unsafe { column.push(ffi::sqlite3_column_value(statement, place as c_int), &mut size) };
+                let pushed = unsafe { column.push(ffi::sqlite3_column_value(statement, place as c_int), &mut size) };
                 if let Err(stop) = pushed {
                     stopped = Some((place, stop));
                     break;
@@ -237,12 +236,7 @@ impl Growing {
     /// # Safety
     /// As `push`.
     #[inline(never)]
-    unsafe fn push_other(
-        &mut self,
-        value: *mut sqlite3_value,
-        found: c_int,
-        size: &mut usize,
-    ) -> Result<(), Stop> {
+    unsafe fn push_other(&mut self, value: *mut sqlite3_value, found: c_int, size: &mut usize) -> Result<(), Stop> {
         if found == ffi::SQLITE_NULL {
             let row = self.data.len();
             self.data.push_null()?;
@@ -388,12 +382,7 @@ impl Growing {
 
 /// # Safety
 /// As `Growing::push`; `found` is the type of the value.
-unsafe fn push_mixed(
-    mixed: &mut Mixed,
-    value: *mut sqlite3_value,
-    found: c_int,
-    size: &mut usize,
-) -> Result<(), Stop> {
+unsafe fn push_mixed(mixed: &mut Mixed, value: *mut sqlite3_value, found: c_int, size: &mut usize) -> Result<(), Stop> {
     // SAFETY: the caller's promise.
     let cell = unsafe {
         match found {

@@ -9,8 +9,8 @@ use std::ffi::{CStr, c_int};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Date64Type, DecimalType, Decimal32Type, Decimal64Type, Decimal128Type,
-    Decimal256Type, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    ArrowPrimitiveType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
+    DecimalType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
     UInt16Type, UInt32Type, UInt64Type,
 };
@@ -85,8 +85,8 @@ pub enum Values {
     DayMillis(ScalarBuffer<i64>),
     /// How many units since 1970, units in a second, whether in a time zone.
     Moments(ScalarBuffer<i64>, i64, bool),
-    /// Converted when bound.
-    Decimal(Box<dyn Fn(usize) -> String + Send>),
+    /// Converted when bound; `None` for one that has more digits than its type allows, which would be cut off.
+    Decimal(Box<dyn Fn(usize) -> Option<String> + Send>),
     /// Position among the values of another column.
     Dictionary(Vec<usize>, Box<Input>),
     /// Whatever an application made of them.
@@ -127,9 +127,7 @@ impl Input {
             let int = |value: i64| ffi::sqlite3_bind_int64(statement, place, value);
             let float = |value: f64| ffi::sqlite3_bind_double(statement, place, value);
             let fixed = |value: &[u8], text: bool| bind_bytes(statement, place, value, text, ffi::SQLITE_STATIC());
-            let moving = |value: &str| {
-                bind_bytes(statement, place, value.as_bytes(), true, ffi::SQLITE_TRANSIENT())
-            };
+            let moving = |value: &str| bind_bytes(statement, place, value.as_bytes(), true, ffi::SQLITE_TRANSIENT());
             match &self.values {
                 Values::Null => ffi::sqlite3_bind_null(statement, place),
                 Values::Bits(values) => int(i64::from(values.value(row))),
@@ -170,7 +168,10 @@ impl Input {
                         None => return Err(Unbound::no_date()),
                     }
                 }
-                Values::Decimal(text) => moving(&text(row)),
+                Values::Decimal(text) => match text(row) {
+                    Some(text) => moving(&text),
+                    None => return Err(Unbound::Value("a decimal with more digits than its type has".to_owned())),
+                },
                 Values::Dictionary(keys, values) => return values.bind(statement, place, keys[row]),
                 Values::Any(values) => match &values[row] {
                     Value::Null => ffi::sqlite3_bind_null(statement, place),
@@ -305,7 +306,11 @@ impl Drop for Reset {
 ///
 /// # Safety
 /// The statement is alive and nobody else uses its connection.
-pub unsafe fn places(statement: *mut sqlite3_stmt, names: Option<&[String]>, columns: usize) -> Result<Vec<c_int>, InputFault> {
+pub unsafe fn places(
+    statement: *mut sqlite3_stmt,
+    names: Option<&[String]>,
+    columns: usize,
+) -> Result<Vec<c_int>, InputFault> {
     // SAFETY: the caller's promise; a name is copied before the next call.
     let parameters: Vec<Option<String>> = unsafe {
         (1..=ffi::sqlite3_bind_parameter_count(statement))
@@ -328,7 +333,9 @@ pub unsafe fn places(statement: *mut sqlite3_stmt, names: Option<&[String]>, col
     let mut places = vec![0; columns];
     for (place, parameter) in (1..).zip(&parameters) {
         let Some(parameter) = parameter else {
-            return Err(InputFault::Parameters(format!("Binding {place} has no name, but the columns have names only")));
+            return Err(InputFault::Parameters(format!(
+                "Binding {place} has no name, but the columns have names only"
+            )));
         };
         // The first character is one of `:@$`.
         match names.iter().position(|name| name == &parameter[1..]) {
@@ -349,7 +356,10 @@ fn values_of(name: &str, array: &ArrayRef) -> Result<Option<Values>, InputFault>
     }
     fn decimal<T: DecimalType>(array: &ArrayRef) -> Values {
         let array: PrimitiveArray<T> = array.as_primitive::<T>().clone();
-        Values::Decimal(Box::new(move |row| array.value_as_string(row)))
+        let precision = array.precision();
+        Values::Decimal(Box::new(move |row| {
+            T::is_valid_decimal_precision(array.value(row), precision).then(|| array.value_as_string(row))
+        }))
     }
     Ok(Some(match array.data_type() {
         DataType::Null => Values::Null,

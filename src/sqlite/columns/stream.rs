@@ -40,7 +40,7 @@ impl Incoming {
     }
 
     /// The next rows, or `None` after the last ones. May run code of the producer for as long as it likes.
-    pub fn next(&mut self) -> Result<Option<Rows>, InputFault> {
+    pub fn next_rows(&mut self) -> Result<Option<Rows>, InputFault> {
         let get_next = self.stream.get_next.ok_or_else(|| InputFault::Stream(RELEASED.to_owned()))?;
         let mut array = FFI_ArrowArray::empty();
         // SAFETY: the promise of `new`.
@@ -74,7 +74,9 @@ const RELEASED: &str = "the Arrow stream has been consumed already";
 fn fields_of(schema: &FFI_ArrowSchema) -> Result<Fields, InputFault> {
     if schema.format() != "+s" {
         let found = DataType::try_from(schema).map_or_else(|_| schema.format().to_owned(), |found| found.to_string());
-        return Err(InputFault::Stream(format!("an Arrow array of {found} has no columns; pass a table or a record batch")));
+        return Err(InputFault::Stream(format!(
+            "an Arrow array of {found} has no columns; pass a table or a record batch"
+        )));
     }
     let fields = schema.children().map(|child| {
         let column = child.name().unwrap_or_default().to_owned();
