@@ -3,6 +3,7 @@
 //! - [`handle`]: an open connection, who may use it, and its end
 //! - [`statements`]: prepared statements kept for the next use
 //! - [`text`]: what the text of a statement tells about it
+//! - [`values`]: the row a statement stands on
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
 //! - [`group`]: single writes, many to a commit
 //! - [`pool`]: connections kept open, lent and taken back
@@ -17,6 +18,7 @@ pub mod pool;
 pub mod scan;
 pub mod statements;
 pub mod text;
+pub mod values;
 
 pub use handle::{Db, Entered, Failure, Open};
 /// SQLite's own interface, for what has no safe form here.

@@ -3,6 +3,7 @@
 
 use std::ffi::c_int;
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
@@ -10,6 +11,7 @@ use pyo3::types::{PyByteArray, PyBytes};
 use super::errors;
 use super::prepared::Prepared;
 use crate::py::hang;
+use crate::sqlite::values::{Layout, Value, Values};
 use crate::sqlite::{Entered, raw};
 
 /// What TEXT becomes.
@@ -32,90 +34,137 @@ impl Text {
     }
 }
 
-/// The row the statement stands on, as a tuple.
-///
-/// `converters`: a callable for each column that has one, empty if none has.
-pub fn row<'py>(
-    py: Python<'py>,
-    entered: &Entered<'_>,
-    prepared: &Prepared,
-    text: &Text,
-    converters: &[Option<Py<PyAny>>],
-) -> PyResult<Bound<'py, PyAny>> {
-    let statement = prepared.statement;
-    // SAFETY: the connection is open and entered, the statement stands on a row; a new tuple is filled completely
-    // before anybody else sees it, or given up with its remaining places empty.
-    unsafe {
-        let count = raw::sqlite3_data_count(statement);
-        let tuple = ffi::PyTuple_New(count as isize);
-        let row = Bound::from_owned_ptr_or_err(py, tuple)?;
-        for column in 0..count {
-            let value = match converters.get(column as usize) {
-                Some(Some(converter)) => convert(py, statement, column, converter.bind(py))?,
-                _ => value(py, entered, prepared, column, text)?,
-            };
-            ffi::PyTuple_SET_ITEM(tuple, column as isize, value);
-        }
-        Ok(row)
-    }
+/// Makes rows of a statement, until it is reset.
+pub struct Rows<'a> {
+    prepared: &'a Prepared,
+    text: &'a Text,
+    layout: Layout,
+    columns: usize,
+    /// For each column the text made last, to be had again if the next is the same. Empty: of no use for one row.
+    last: Vec<Last>,
 }
 
-/// The value of one column; a new reference.
-///
-/// # Safety
-/// The statement stands on a row, its connection is open and entered.
-#[inline(always)]
-unsafe fn value(
-    py: Python<'_>,
-    entered: &Entered<'_>,
-    prepared: &Prepared,
-    column: c_int,
-    text: &Text,
-) -> PyResult<*mut ffi::PyObject> {
-    let statement = prepared.statement;
-    // SAFETY: the caller's promise; lengths are asked for after the pointers.
-    let object = unsafe {
-        match raw::sqlite3_column_type(statement, column) {
-            raw::SQLITE_INTEGER => ffi::PyLong_FromLongLong(raw::sqlite3_column_int64(statement, column)),
-            raw::SQLITE_FLOAT => ffi::PyFloat_FromDouble(raw::sqlite3_column_double(statement, column)),
-            raw::SQLITE_TEXT => {
-                let bytes = bytes_of(statement, column, true);
-                match text {
+/// Text that columns repeat (a state, a kind, a country) is made once for the rows that follow each other.
+struct Last {
+    /// ASCII.
+    made: *mut ffi::PyObject,
+    /// Rows in turn that had another text; after [`GIVE_UP`] the column is taken for one that does not repeat.
+    others: u8,
+}
+
+const GIVE_UP: u8 = 16;
+
+impl<'a> Rows<'a> {
+    /// The statement stands on a row. `many`: more are to come.
+    pub fn of(prepared: &'a Prepared, text: &'a Text, many: bool) -> Self {
+        // SAFETY: the statement is alive, as its owner is borrowed.
+        let columns = unsafe { raw::sqlite3_data_count(prepared.statement) } as usize;
+        let repeats = if many && matches!(text, Text::Str) { columns } else { 0 };
+        let last = (0..repeats).map(|_| Last { made: std::ptr::null_mut(), others: 0 }).collect();
+        Self { prepared, text, layout: Layout::get(), columns, last }
+    }
+
+    /// The row the statement stands on, as a tuple.
+    ///
+    /// `converters`: a callable for each column that has one, empty if none has.
+    #[inline]
+    pub fn row<'py>(
+        &mut self,
+        py: Python<'py>,
+        entered: &Entered<'_>,
+        converters: &[Option<Py<PyAny>>],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // SAFETY: the connection is open and entered, the statement stands on a row and stays there; a new tuple is
+        // filled completely before anybody else sees it, or given up with its remaining places empty.
+        unsafe {
+            let tuple = ffi::PyTuple_New(self.columns as isize);
+            let row = Bound::from_owned_ptr_or_err(py, tuple)?;
+            let values = Values::of(self.prepared.statement, self.layout);
+            for column in 0..self.columns {
+                let value = match converters.get(column) {
+                    Some(Some(converter)) => convert(py, values.raw(column), converter.bind(py))?,
+                    _ => self.value(py, entered, values, column)?,
+                };
+                ffi::PyTuple_SET_ITEM(tuple, column as isize, value);
+            }
+            Ok(row)
+        }
+    }
+
+    /// The value of one column; a new reference.
+    ///
+    /// # Safety
+    /// The row has the column, its connection is open and entered.
+    #[inline(always)]
+    unsafe fn value(
+        &mut self,
+        py: Python<'_>,
+        entered: &Entered<'_>,
+        values: Values<'_>,
+        column: usize,
+    ) -> PyResult<*mut ffi::PyObject> {
+        // SAFETY: the caller's promise.
+        let object = unsafe {
+            match values.get(column) {
+                Value::Integer(number) => ffi::PyLong_FromLongLong(number),
+                Value::Float(number) => ffi::PyFloat_FromDouble(number),
+                Value::Text(bytes) => match self.text {
                     Text::Str => {
-                        let made = str_of(bytes);
+                        let made = match self.last.get_mut(column) {
+                            Some(last) => last.str_of(bytes),
+                            None => str_of(bytes),
+                        };
                         if made.is_null() {
-                            return Err(undecodable(py, entered, prepared, column, bytes));
+                            return Err(undecodable(py, entered, self.prepared, column as c_int, bytes));
                         }
                         made
                     }
                     other => other_text(py, other, bytes)?,
-                }
+                },
+                Value::Blob(bytes) => ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as isize),
+                Value::Null => ffi::Py_NewRef(ffi::Py_None()),
+                Value::Lost => return Err(PyMemoryError::new_err(())),
             }
-            raw::SQLITE_BLOB => {
-                let bytes = bytes_of(statement, column, false);
-                ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as isize)
-            }
-            _ => ffi::Py_NewRef(ffi::Py_None()),
-        }
-    };
-    if object.is_null() { Err(PyErr::fetch(py)) } else { Ok(object) }
+        };
+        if object.is_null() { Err(PyErr::fetch(py)) } else { Ok(object) }
+    }
 }
 
-/// The bytes of a TEXT or BLOB column, valid until the statement moves.
-#[inline(always)]
-unsafe fn bytes_of<'a>(statement: *mut raw::sqlite3_stmt, column: c_int, text: bool) -> &'a [u8] {
-    // SAFETY: the caller's promise (see `value`); SQLite reports the length of what the pointer leads to.
-    unsafe {
-        let start: *const u8 = if text {
-            raw::sqlite3_column_text(statement, column)
-        } else {
-            raw::sqlite3_column_blob(statement, column).cast()
-        };
-        if start.is_null() {
-            return &[];
+impl Last {
+    /// [`str_of`], or the same object again.
+    #[inline(always)]
+    unsafe fn str_of(&mut self, bytes: &[u8]) -> *mut ffi::PyObject {
+        // SAFETY: attached; what is kept is a compact ASCII string, whose text follows its header.
+        unsafe {
+            if self.others < GIVE_UP && !self.made.is_null() {
+                let length = (*self.made.cast::<ffi::PyASCIIObject>()).length as usize;
+                let text = self.made.cast::<ffi::PyASCIIObject>().add(1).cast::<u8>();
+                if bytes == std::slice::from_raw_parts(text, length) {
+                    self.others = 0;
+                    return ffi::Py_NewRef(self.made);
+                }
+            }
+            let made = str_of(bytes);
+            if self.others < GIVE_UP && !made.is_null() && is_short_ascii(bytes) {
+                self.others += 1;
+                ffi::Py_XDECREF(std::mem::replace(&mut self.made, ffi::Py_NewRef(made)));
+            }
+            made
         }
-        std::slice::from_raw_parts(start, raw::sqlite3_column_bytes(statement, column) as usize)
     }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        // SAFETY: rows are made, and so end, attached; freeing a str runs no Python code.
+        unsafe { ffi::Py_XDECREF(self.made) };
+    }
+}
+
+/// Worth comparing, and made by [`str_of`] as a compact ASCII string.
+#[inline(always)]
+fn is_short_ascii(bytes: &[u8]) -> bool {
+    (2..=64).contains(&bytes.len()) && bytes.is_ascii()
 }
 
 /// A str; null with an exception set if the bytes are not UTF-8.
@@ -150,16 +199,17 @@ fn other_text(py: Python<'_>, text: &Text, bytes: &[u8]) -> PyResult<*mut ffi::P
 #[cold]
 unsafe fn convert(
     py: Python<'_>,
-    statement: *mut raw::sqlite3_stmt,
-    column: c_int,
+    value: *mut raw::sqlite3_value,
     converter: &Bound<'_, PyAny>,
 ) -> PyResult<*mut ffi::PyObject> {
-    // SAFETY: the caller's promise (see `value`).
+    // SAFETY: a value of the row the statement stands on (see `Rows::value`); the length is asked for after the pointer.
     let bytes = unsafe {
-        if raw::sqlite3_column_type(statement, column) == raw::SQLITE_NULL {
+        let start = raw::sqlite3_value_blob(value).cast::<u8>();
+        // NULL, and an empty blob, which the standard library takes for NULL here.
+        if start.is_null() {
             return Ok(py.None().into_ptr());
         }
-        PyBytes::new(py, bytes_of(statement, column, false))
+        PyBytes::new(py, std::slice::from_raw_parts(start, raw::sqlite3_value_bytes(value) as usize))
     };
     Ok(hang::call(converter, &(bytes,).into_pyobject(py)?, None)?.into_ptr())
 }

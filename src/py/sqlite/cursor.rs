@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::connection::{self, Connection, enter};
-use super::convert::{self, Text};
+use super::convert::{Rows, Text};
 use super::gil::{self, Stepping};
 use super::prepared::Prepared;
 use super::row::{Row, RowFactory};
@@ -145,7 +145,7 @@ fn advance<'py>(
     let converters = cursor.state.with(py, |state| std::mem::take(&mut state.converters));
     // Converters are Python code, which must not end the statement.
     entered.set_running(true);
-    let row = convert::row(py, entered, &prepared, &text, &converters);
+    let row = Rows::of(&prepared, &text, false).row(py, entered, &converters);
     entered.set_running(false);
     cursor.state.with(py, |state| state.converters = converters);
     let row = match row {
@@ -242,8 +242,9 @@ fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, 
     let mut failure = None;
     {
         let stepping = Stepping::begin(py, &entered, false);
+        let mut rows = Rows::of(&prepared, &text, true);
         while code == raw::SQLITE_ROW && list.len() < limit {
-            let row = match convert::row(py, &entered, &prepared, &text, &[]) {
+            let row = match rows.row(py, &entered, &[]) {
                 Ok(row) => row,
                 Err(error) => {
                     failure = Some(error);
