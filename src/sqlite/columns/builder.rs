@@ -2,13 +2,14 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::CStr;
 use std::mem;
 use std::slice;
 use std::sync::Arc;
 
 use rusqlite::ffi::{self, sqlite3_stmt, sqlite3_value};
 
+use super::super::values::{Layout, Value, Values};
 use super::data::{Cell, Data, Mixed, exact_float, exact_integer, push};
 use super::kind::{Declared, Kind};
 use super::text::Refused;
@@ -80,6 +81,7 @@ impl Builder {
     ) -> Result<bool, Fault> {
         let mut rows = limits.rows;
         let mut bytes = limits.bytes;
+        let layout = Layout::get();
         while rows > 0 && bytes > 0 {
             if !*at_row {
                 // SAFETY: the caller's promise.
@@ -96,11 +98,13 @@ impl Builder {
             }
             // SAFETY: the same.
             unsafe { self.prepare(statement) };
+            // SAFETY: the statement stands on a row, and nobody else uses its connection.
+            let values = unsafe { Values::of(statement, layout) };
             let mut size = 8 * self.columns.len();
             let mut stopped = None;
             for (place, column) in self.columns.iter_mut().enumerate() {
-                // SAFETY: the statement stands on a row, and has this column.
-                let pushed = unsafe { column.push(ffi::sqlite3_column_value(statement, place as c_int), &mut size) };
+                // SAFETY: the row has this column.
+                let pushed = unsafe { column.push(values.get(place), values.raw(place), &mut size) };
                 if let Err(stop) = pushed {
                     stopped = Some((place, stop));
                     break;
@@ -211,22 +215,18 @@ impl From<Fault> for Stop {
 
 impl Growing {
     /// # Safety
-    /// The value is alive and nobody else uses its connection. That it is "unprotected" does not matter then.
+    /// `value` is the one that was found; it is alive and nobody else uses its connection.
     #[inline(always)]
-    unsafe fn push(&mut self, value: *mut sqlite3_value, size: &mut usize) -> Result<(), Stop> {
-        // SAFETY: the caller's promise; numbers are only read as what they are.
-        unsafe {
-            let found = ffi::sqlite3_value_type(value);
-            match (&mut self.data, found) {
-                (Data::Int64(values), ffi::SQLITE_INTEGER) => push(values, ffi::sqlite3_value_int64(value))?,
-                (Data::Float64(values), ffi::SQLITE_FLOAT) => push(values, ffi::sqlite3_value_double(value))?,
-                (Data::Text(values), ffi::SQLITE_TEXT) => {
-                    let text = text_of(value)?;
-                    *size += text.len();
-                    values.push(text)?;
-                }
-                _ => self.push_other(value, found, size)?,
+    unsafe fn push(&mut self, found: Value<'_>, value: *mut sqlite3_value, size: &mut usize) -> Result<(), Stop> {
+        match (&mut self.data, found) {
+            (Data::Int64(values), Value::Integer(number)) => push(values, number)?,
+            (Data::Float64(values), Value::Float(number)) => push(values, number)?,
+            (Data::Text(values), Value::Text(text)) => {
+                *size += text.len();
+                values.push(text)?;
             }
+            // SAFETY: the caller's promise.
+            _ => unsafe { self.push_other(found, value, size)? },
         }
         Ok(())
     }
@@ -236,8 +236,8 @@ impl Growing {
     /// # Safety
     /// As `push`.
     #[inline(never)]
-    unsafe fn push_other(&mut self, value: *mut sqlite3_value, found: c_int, size: &mut usize) -> Result<(), Stop> {
-        if found == ffi::SQLITE_NULL {
+    unsafe fn push_other(&mut self, found: Value<'_>, value: *mut sqlite3_value, size: &mut usize) -> Result<(), Stop> {
+        if found == Value::Null {
             let row = self.data.len();
             self.data.push_null()?;
             if self.validity.push_null(row).is_none() {
@@ -246,44 +246,36 @@ impl Growing {
             }
             return Ok(());
         }
-        // SAFETY: the caller's promise; `found` is the type of the value.
-        unsafe {
-            match (&mut self.data, found) {
-                (Data::Blob(values), ffi::SQLITE_BLOB) => {
-                    let blob = blob_of(value)?;
-                    *size += blob.len();
-                    values.push(blob)?;
-                }
-                (Data::Float64(values), ffi::SQLITE_INTEGER) => {
-                    match exact_float(ffi::sqlite3_value_int64(value)) {
-                        Some(float) => push(values, float)?,
-                        None => return self.misfit(value, found, size),
-                    };
-                }
-                (Data::Mixed(mixed), _) => push_mixed(mixed, value, found, size)?,
-                (&mut Data::Null(rows), _) if self.settled == Settled::No => {
-                    self.data = Data::nulls(self.first_kind(value, found), rows);
-                    return self.push(value, size);
-                }
-                _ => return self.misfit(value, found, size),
+        match (&mut self.data, found) {
+            (_, Value::Lost) => return Err(Fault::Memory.into()),
+            (Data::Blob(values), Value::Blob(blob)) => {
+                *size += blob.len();
+                values.push(blob)?;
             }
+            (Data::Float64(values), Value::Integer(number)) => match exact_float(number) {
+                Some(float) => push(values, float)?,
+                // SAFETY: the caller's promise.
+                None => return unsafe { self.misfit(found, value, size) },
+            },
+            (Data::Mixed(mixed), _) => push_mixed(mixed, found, size)?,
+            (&mut Data::Null(rows), _) if self.settled == Settled::No => {
+                self.data = Data::nulls(self.first_kind(found), rows);
+                // SAFETY: the caller's promise.
+                return unsafe { self.push(found, value, size) };
+            }
+            // SAFETY: the caller's promise.
+            _ => return unsafe { self.misfit(found, value, size) },
         }
         Ok(())
     }
 
     /// What the first value makes of the column.
-    ///
-    /// # Safety
-    /// As `push`.
-    unsafe fn first_kind(&self, value: *mut sqlite3_value, found: c_int) -> Kind {
+    fn first_kind(&self, found: Value<'_>) -> Kind {
         match found {
-            // SAFETY: the caller's promise.
-            ffi::SQLITE_INTEGER => match self.declared.fraction && unsafe { exact_float(int_of(value)) }.is_some() {
-                true => Kind::Float64,
-                false => Kind::Int64,
-            },
-            ffi::SQLITE_FLOAT => Kind::Float64,
-            ffi::SQLITE_TEXT => Kind::Text,
+            Value::Integer(number) if self.declared.fraction && exact_float(number).is_some() => Kind::Float64,
+            Value::Integer(_) => Kind::Int64,
+            Value::Float(_) => Kind::Float64,
+            Value::Text(_) => Kind::Text,
             _ => Kind::Blob,
         }
     }
@@ -293,62 +285,55 @@ impl Growing {
     /// # Safety
     /// As `push`.
     #[cold]
-    unsafe fn misfit(&mut self, value: *mut sqlite3_value, found: c_int, size: &mut usize) -> Result<(), Stop> {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match (self.settled, &mut self.data, found) {
-                (Settled::No, ..) => {}
-                (Settled::ByWish, Data::Text(values), ffi::SQLITE_INTEGER | ffi::SQLITE_FLOAT | ffi::SQLITE_TEXT) => {
-                    // As SQLite itself writes numbers.
-                    let text = text_of(value)?;
-                    *size += text.len();
-                    return Ok(values.push(text)?);
-                }
-                (Settled::ByWish, Data::Blob(values), ffi::SQLITE_TEXT) => {
-                    let text = text_of(value)?;
-                    *size += text.len();
-                    return Ok(values.push(text)?);
-                }
-                (Settled::ByWish, Data::Int64(values), ffi::SQLITE_FLOAT) => {
-                    if let Some(integer) = exact_integer(ffi::sqlite3_value_double(value)) {
-                        return Ok(push(values, integer)?);
-                    }
-                    return Err(Fault::from(self.mismatch(value, found)).into());
-                }
-                _ => return Err(Fault::from(self.mismatch(value, found)).into()),
+    unsafe fn misfit(&mut self, found: Value<'_>, value: *mut sqlite3_value, size: &mut usize) -> Result<(), Stop> {
+        match (self.settled, &mut self.data, found) {
+            (Settled::No, ..) => {}
+            (Settled::ByWish, Data::Text(values), Value::Integer(_) | Value::Float(_)) => {
+                // As SQLite itself writes numbers.
+                // SAFETY: the caller's promise.
+                let text = unsafe { text_of(value) }?;
+                *size += text.len();
+                return Ok(values.push(text)?);
             }
-            let changed = match found {
-                ffi::SQLITE_FLOAT => self.data.as_floats(&self.validity)?.map(Data::Float64),
-                // Whole so far, and floats only because they were declared to be.
-                ffi::SQLITE_INTEGER if self.declared.fraction => {
-                    self.data.as_integers(&self.validity)?.map(Data::Int64)
-                }
-                _ => None,
-            };
-            if let Some(changed) = changed {
-                self.data = changed;
-            } else {
-                if self.misfit.is_none() {
-                    self.misfit = Some(self.mismatch(value, found));
-                }
-                let data = mem::replace(&mut self.data, Data::Null(0));
-                self.data = Data::Mixed(data.into_mixed(&self.validity)?);
+            (Settled::ByWish, Data::Text(values) | Data::Blob(values), Value::Text(text)) => {
+                *size += text.len();
+                return Ok(values.push(text)?);
             }
-            self.push(value, size)
+            (Settled::ByWish, Data::Int64(values), Value::Float(number)) => {
+                if let Some(integer) = exact_integer(number) {
+                    return Ok(push(values, integer)?);
+                }
+                return Err(Fault::from(self.mismatch(found)).into());
+            }
+            _ => return Err(Fault::from(self.mismatch(found)).into()),
         }
+        let changed = match found {
+            Value::Float(_) => self.data.as_floats(&self.validity)?.map(Data::Float64),
+            // Whole so far, and floats only because they were declared to be.
+            Value::Integer(_) if self.declared.fraction => self.data.as_integers(&self.validity)?.map(Data::Int64),
+            _ => None,
+        };
+        if let Some(changed) = changed {
+            self.data = changed;
+        } else {
+            if self.misfit.is_none() {
+                self.misfit = Some(self.mismatch(found));
+            }
+            let data = mem::replace(&mut self.data, Data::Null(0));
+            self.data = Data::Mixed(data.into_mixed(&self.validity)?);
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.push(found, value, size) }
     }
 
-    /// # Safety
-    /// As `push`.
-    unsafe fn mismatch(&self, value: *mut sqlite3_value, found: c_int) -> Box<Mismatch> {
+    fn mismatch(&self, found: Value<'_>) -> Box<Mismatch> {
         let found = match found {
-            // SAFETY: the caller's promise.
-            ffi::SQLITE_INTEGER => match unsafe { int_of(value) } {
-                value if exact_float(value).is_none() => format!("the INTEGER {value}, which is no float"),
-                _ => "an INTEGER".to_owned(),
-            },
-            ffi::SQLITE_FLOAT => "a REAL".to_owned(),
-            ffi::SQLITE_TEXT => "TEXT".to_owned(),
+            Value::Integer(number) if exact_float(number).is_none() => {
+                format!("the INTEGER {number}, which is no float")
+            }
+            Value::Integer(_) => "an INTEGER".to_owned(),
+            Value::Float(_) => "a REAL".to_owned(),
+            Value::Text(_) => "TEXT".to_owned(),
             _ => "a BLOB".to_owned(),
         };
         Box::new(Mismatch {
@@ -380,41 +365,27 @@ impl Growing {
     }
 }
 
-/// # Safety
-/// As `Growing::push`; `found` is the type of the value.
-unsafe fn push_mixed(mixed: &mut Mixed, value: *mut sqlite3_value, found: c_int, size: &mut usize) -> Result<(), Stop> {
-    // SAFETY: the caller's promise.
-    let cell = unsafe {
-        match found {
-            ffi::SQLITE_INTEGER => Cell::Int(int_of(value)),
-            ffi::SQLITE_FLOAT => Cell::Float(ffi::sqlite3_value_double(value)),
-            ffi::SQLITE_TEXT => {
-                let text = text_of(value)?;
-                *size += text.len();
-                Cell::Text(mixed.keep(text)?)
-            }
-            _ => {
-                let blob = blob_of(value)?;
-                *size += blob.len();
-                Cell::Blob(mixed.keep(blob)?)
-            }
+fn push_mixed(mixed: &mut Mixed, found: Value<'_>, size: &mut usize) -> Result<(), Stop> {
+    let cell = match found {
+        Value::Integer(number) => Cell::Int(number),
+        Value::Float(number) => Cell::Float(number),
+        Value::Text(text) => {
+            *size += text.len();
+            Cell::Text(mixed.keep(text)?)
         }
+        Value::Blob(blob) => {
+            *size += blob.len();
+            Cell::Blob(mixed.keep(blob)?)
+        }
+        Value::Null | Value::Lost => Cell::Null,
     };
     Ok(mixed.push(cell)?)
 }
 
-/// # Safety
-/// As `Growing::push`.
-unsafe fn int_of(value: *mut sqlite3_value) -> i64 {
-    // SAFETY: the caller's promise.
-    unsafe { ffi::sqlite3_value_int64(value) }
-}
-
-/// The text, in UTF-8 whatever the encoding of the database, as long as the statement stays on its row.
+/// A number as SQLite writes it, as long as the statement stays on its row.
 ///
 /// # Safety
 /// As `Growing::push`.
-#[inline(always)]
 unsafe fn text_of<'row>(value: *mut sqlite3_value) -> Result<&'row [u8], Stop> {
     // SAFETY: the caller's promise. The length is asked for after the conversion that the first call may do.
     unsafe {
@@ -423,23 +394,6 @@ unsafe fn text_of<'row>(value: *mut sqlite3_value) -> Result<&'row [u8], Stop> {
             return Err(Fault::Memory.into());
         }
         Ok(slice::from_raw_parts(start, ffi::sqlite3_value_bytes(value) as usize))
-    }
-}
-
-/// The same for a blob.
-///
-/// # Safety
-/// As `Growing::push`.
-unsafe fn blob_of<'row>(value: *mut sqlite3_value) -> Result<&'row [u8], Stop> {
-    // SAFETY: the caller's promise. An empty blob has no address; else a missing one means that there was no memory.
-    unsafe {
-        let start = ffi::sqlite3_value_blob(value);
-        let length = ffi::sqlite3_value_bytes(value) as usize;
-        match (start.is_null(), length) {
-            (true, 0) => Ok(&[]),
-            (true, _) => Err(Fault::Memory.into()),
-            (false, _) => Ok(slice::from_raw_parts(start.cast(), length)),
-        }
     }
 }
 
