@@ -5,10 +5,26 @@ Each class also inherits what callers already catch::
     UpshiftError(Exception)
     ├── NotInitialisedError(UpshiftError, RuntimeError)
     ├── SingleFlightTimeout(UpshiftError, TimeoutError)
+    ├── WriteLaneError(UpshiftError, sqlite3.OperationalError)
+    │   ├── WriteLaneTimeout(WriteLaneError, TimeoutError)
+    │   └── WriteLaneDeadlock(WriteLaneError)
     └── CompatError(UpshiftError, ImportError)
 """
 
-__all__ = ["CompatError", "NotInitialisedError", "SingleFlightTimeout", "UpshiftError"]
+from __future__ import annotations
+
+from sqlite3 import OperationalError
+from typing import Any
+
+__all__ = [
+    "CompatError",
+    "NotInitialisedError",
+    "SingleFlightTimeout",
+    "UpshiftError",
+    "WriteLaneDeadlock",
+    "WriteLaneError",
+    "WriteLaneTimeout",
+]
 
 
 class UpshiftError(Exception):
@@ -21,6 +37,22 @@ class NotInitialisedError(UpshiftError, RuntimeError):
 
 class SingleFlightTimeout(UpshiftError, TimeoutError):
     """A caller waited longer than ``wait_timeout`` for the result another caller is computing."""
+
+
+class WriteLaneError(UpshiftError, OperationalError):
+    """A statement did not get its turn to write. The message says who has it, and since when."""
+
+    #: Who has the write lane: `connection`, `thread`, `statement`, `since` (seconds since the epoch). None if it was
+    #: given back at the same moment.
+    holder: dict[str, Any] | None = None
+
+
+class WriteLaneTimeout(WriteLaneError, TimeoutError):
+    """Its turn did not come within the timeout of the connection."""
+
+
+class WriteLaneDeadlock(WriteLaneError):
+    """Its turn would never come: the caller itself, through another connection, is in the way."""
 
 
 class CompatError(UpshiftError, ImportError):

@@ -14,6 +14,7 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{OpenFlags, ffi};
 
+use super::seat::Seat;
 use crate::store;
 use crate::support::runtime::pid;
 
@@ -61,6 +62,7 @@ pub struct Db {
     /// Null once closed.
     raw: AtomicPtr<ffi::sqlite3>,
     lock: ReentrantMutex<()>,
+    seat: Seat,
     /// Statements being stepped, all by the thread inside.
     running: AtomicU32,
     /// Set while `deferred` is not empty.
@@ -106,6 +108,7 @@ impl Db {
             file_id,
             raw: AtomicPtr::new(raw),
             lock: ReentrantMutex::new(()),
+            seat: Seat::default(),
             running: AtomicU32::new(0),
             has_deferred: AtomicBool::new(false),
             deferred: Mutex::new(Vec::new()),
@@ -138,6 +141,12 @@ impl Db {
         self.pid == pid()
     }
 
+    /// Its part in the lane of the database.
+    #[inline(always)]
+    pub fn seat(&self) -> &Seat {
+        &self.seat
+    }
+
     /// Enters unless another thread is inside.
     #[inline(always)]
     pub fn try_enter(&self) -> Option<Entered<'_>> {
@@ -149,8 +158,9 @@ impl Db {
         Entered { db: self, _guard: self.lock.lock() }
     }
 
-    /// Makes the statements that run now fail with `SQLITE_INTERRUPT`. Never waits for them.
+    /// Makes the statements that run now fail with `SQLITE_INTERRUPT`, and ends the wait for a turn. Never waits for them.
     pub fn interrupt(&self) {
+        self.seat.interrupt();
         let owner = self.owner.lock();
         if owner.is_some() && self.is_ours() {
             // SAFETY: the connection is open while `owner` holds it; interrupting is allowed from any thread.
@@ -282,6 +292,7 @@ impl Entered<'_> {
         let connection = owner.take();
         drop(owner);
         drop(connection);
+        self.db.seat.leave(self.db.id);
     }
 }
 

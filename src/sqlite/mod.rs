@@ -5,6 +5,7 @@
 //! - [`text`]: what the text of a statement tells about it
 //! - [`values`]: the row a statement stands on
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
+//! - [`seat`]: a connection's part in that
 //! - [`group`]: single writes, many to a commit
 //! - [`pool`]: connections kept open, lent and taken back
 //! - [`columns`]: results as typed columns
@@ -16,6 +17,7 @@ pub mod handle;
 pub mod lane;
 pub mod pool;
 pub mod scan;
+pub mod seat;
 pub mod statements;
 pub mod text;
 pub mod values;

@@ -65,7 +65,8 @@ fn who_would_wait_for_itself_is_told_at_once() {
     lane.try_take(&task(1, 10)).unwrap();
     assert!(matches!(lane.enqueue(&task(2, 10), || ()), Err(LaneError::SelfWait(_))));
     assert!(matches!(lane.enqueue(&task(2, 11), || ()), Ok(Enqueued::Waiting(_))));
-    assert!(matches!(lane.try_take(&task(2, 11)), Err(Refused::SelfWait(_))));
+    assert!(matches!(lane.try_take(&task(2, 11)), Err(Refused::Busy)));
+    assert!(matches!(lane.take(&task(2, 11), None, || false), Err(LaneError::SelfWait(_))));
 }
 
 #[test]

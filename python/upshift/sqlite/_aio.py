@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -70,10 +71,23 @@ class _Job:
 async def run(connection: Connection, call: Callable[[], Any]) -> Any:
     """The result of `call()`, which uses `connection`, from a background thread.
 
-    A cancellation interrupts it and is raised when it has ended.
+    A cancellation interrupts it and is raised when it has ended. Where it has to wait for its turn to write, the task
+    waits and the thread is free for others; then it is called again.
     """
+    deadline: float | None = None
+    while True:
+        try:
+            return await _run_once(connection, call)
+        except _native.LaneBusy as busy:
+            loop = asyncio.get_running_loop()
+            if deadline is None:
+                deadline = loop.time() + connection._timeout
+            await _await_turn(connection, busy.args[0], deadline - loop.time())
+
+
+async def _run_once(connection: Connection, call: Callable[[], Any]) -> Any:
     job = _Job(call)
-    _native.sqlite_spawn(job.run)
+    _native.sqlite_spawn(job.run, threading.get_ident(), id(asyncio.current_task()))
     try:
         # `wait` leaves the future alone when it is cancelled.
         await asyncio.wait((job.future,))
@@ -82,6 +96,38 @@ async def run(connection: Connection, call: Callable[[], Any]) -> Any:
             await _interrupt(connection, job)
         raise
     return job.future.result()
+
+
+async def _await_turn(connection: Connection, write: bool, timeout: float) -> None:
+    """Return once the connection has the lane of its database."""
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+
+    def tell() -> None:
+        try:
+            loop.call_soon_threadsafe(came.set)
+        except RuntimeError:
+            # The loop was closed; the turn is passed on when `turn` dies with the task.
+            if not loop.is_closed():
+                raise
+
+    task = id(asyncio.current_task())
+    turn = _native.sqlite_lane_turn(connection, write, threading.get_ident(), task, tell)
+    if turn is None:
+        return
+    try:
+        if not turn.granted:
+            await asyncio.wait_for(came.wait(), timeout)
+    except asyncio.TimeoutError:
+        if turn.cancel():
+            connection._lane_timeout()
+    except BaseException:
+        if not turn.cancel():
+            # It came at the same moment; the next one's turn.
+            turn.accept(connection)
+            connection._settle_lane()
+        raise
+    turn.accept(connection)
 
 
 async def _interrupt(connection: Connection, job: _Job) -> None:

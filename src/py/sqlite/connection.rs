@@ -227,6 +227,7 @@ impl Connection {
             let entered = db.enter();
             // SAFETY: just opened, and this thread is inside.
             unsafe { gil::install(entered.raw(), busy_timeout) };
+            db.seat().set_timeout(busy_timeout);
         }
         this.state.with(py, |state| {
             state.db = Some(Arc::clone(&db));

@@ -84,6 +84,10 @@ pub fn of_code(py: Python<'_>, entered: &Entered<'_>, code: c_int) -> PyErr {
     of_failure(py, &entered.failure(code))
 }
 
+/// SQLite would say "database is locked", which is not what happened, and nothing is gained by trying again.
+const STALE: &str = "this transaction cannot write: it has read, and another one has committed since; roll back, and begin \
+                     transactions that read before they write with BEGIN IMMEDIATE";
+
 /// The exception for a refusal of SQLite, with its code and the code's name as attributes.
 #[cold]
 pub fn of_failure(py: Python<'_>, failure: &Failure) -> PyErr {
@@ -113,7 +117,11 @@ pub fn of_failure(py: Python<'_>, failure: &Failure) -> PyErr {
         raw::SQLITE_MISUSE => &classes.programming,
         _ => &classes.database,
     };
-    with_code(py, make(py, class, failure.message.clone()), failure.code)
+    let message = match failure.code {
+        raw::SQLITE_BUSY_SNAPSHOT => STALE.to_owned(),
+        _ => failure.message.clone(),
+    };
+    with_code(py, make(py, class, message), failure.code)
 }
 
 /// Sets `sqlite_errorcode` and `sqlite_errorname`.

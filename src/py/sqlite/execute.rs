@@ -14,7 +14,7 @@ use super::connection::{Connection, PARSE_COLNAMES, PARSE_DECLTYPES, enter};
 use super::cursor::Cursor;
 use super::prepared::{self, Kind, Prepared};
 use super::transaction::{self, Autocommit, Isolation};
-use super::{errors, gil};
+use super::{errors, gil, lane};
 use crate::py::hang;
 use crate::sqlite::{Db, Entered, raw};
 
@@ -103,7 +103,13 @@ impl<'a, 'py> Run<'a, 'py> {
             prepared.clear(&entered);
             return Err(error);
         }
-        let code = self.step(&entered, &mut prepared)?;
+        let code = match self.step(&entered, &mut prepared) {
+            Ok(code) => code,
+            Err(error) => {
+                retire(&self.connection, &entered, prepared);
+                return Err(error);
+            }
+        };
         if code == raw::SQLITE_ROW {
             self.describe(&entered, &mut prepared)?;
         } else if code != raw::SQLITE_DONE {
@@ -171,7 +177,13 @@ impl<'a, 'py> Run<'a, 'py> {
                 prepared.clear(&entered);
                 return Err(error);
             }
-            let code = self.step(&entered, &mut prepared)?;
+            let code = match self.step(&entered, &mut prepared) {
+                Ok(code) => code,
+                Err(error) => {
+                    retire(&self.connection, &entered, prepared);
+                    return Err(error);
+                }
+            };
             if code != raw::SQLITE_DONE && code != raw::SQLITE_ROW {
                 return Err(failed(&self.connection, &entered, prepared, code));
             }
@@ -231,7 +243,7 @@ impl<'a, 'py> Run<'a, 'py> {
         }
         let release = prepared.is_slow(entered);
         // SAFETY: a statement of the connection that was entered.
-        Ok(unsafe { gil::step(self.py, entered, prepared.statement, release) })
+        unsafe { lane::step(self.py, entered, prepared, release) }
     }
 
     #[inline]
@@ -454,6 +466,7 @@ pub fn changes(entered: &Entered<'_>) -> i64 {
 pub fn retire(connection: &Bound<'_, Connection>, entered: &Entered<'_>, prepared: Box<Prepared>) {
     let py = connection.py();
     prepared.clear(entered);
+    entered.settle_lane();
     let hash = prepared.hash;
     let gone = connection.get().state.with(py, |state| match &state.db {
         Some(db) if Arc::ptr_eq(db, &prepared.db) => state.statements.put(hash, prepared),
@@ -524,7 +537,7 @@ pub fn executescript<'py>(cursor: &Bound<'py, Cursor>, script: &Bound<'py, PyStr
             } else {
                 let release = prepared.is_slow(&entered);
                 // SAFETY: a statement of the connection that was entered.
-                unsafe { gil::step(py, &entered, prepared.statement, release) }
+                unsafe { lane::step(py, &entered, &prepared, release)? }
             };
             if code != raw::SQLITE_ROW {
                 break code;

@@ -98,7 +98,7 @@ pub unsafe fn step(py: Python<'_>, entered: &Entered<'_>, statement: *mut raw::s
 }
 
 /// Lets go of the interpreter lock if this thread is stepping with it.
-fn release() {
+pub fn release() {
     if let State::Attached { .. } = STATE.get() {
         // SAFETY: the thread is attached, and whoever goes on to use Python restores the state first.
         let thread = unsafe { ffi::PyEval_SaveThread() };

@@ -3,15 +3,20 @@
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::lane::ForTask;
 use crate::py::hang;
 use crate::support::runtime;
 
 /// Calls `job()` on a background thread. It reports by itself; what it raises goes to `sys.unraisablehook`.
+///
+/// It works for a task of an event loop in `thread`: where a statement would have to wait for its turn to write, it raises
+/// `LaneBusy` instead, and the task is to await its turn.
 #[pyfunction]
-pub fn sqlite_spawn(job: Py<PyAny>) -> PyResult<()> {
+pub fn sqlite_spawn(job: Py<PyAny>, thread: u64, task: u64) -> PyResult<()> {
     runtime::spawn_blocking(move || {
         // If the interpreter is gone, so is whoever waits.
         Python::try_attach(|py| {
+            let _task = ForTask::begin(thread, task);
             let job = job.into_bound(py);
             if let Err(error) = hang::call(&job, &PyTuple::empty(py), None) {
                 error.write_unraisable(py, Some(&job));

@@ -7,6 +7,7 @@
 //! - [`hooks`]: callables that SQLite calls
 //! - [`jobs`]: calls on background threads, for coroutines
 //! - [`settings`]: what a PRAGMA changes that the module has to know
+//! - [`lane`]: statements that write take turns
 //! - [`gil`]: when a statement lets go of the interpreter
 //! - [`errors`], [`module`]: exceptions, what else is exported
 
@@ -19,6 +20,7 @@ pub mod execute;
 pub mod gil;
 pub mod hooks;
 pub mod jobs;
+pub mod lane;
 pub mod module;
 pub mod prepared;
 pub mod row;

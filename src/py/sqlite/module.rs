@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
 use super::connection::{self, Connection};
-use super::{cursor, errors, jobs, row};
+use super::{cursor, errors, jobs, lane, row};
 
 /// The class that `isinstance` is to see: that of the standard library for an instance of exactly our class, so that
 /// checks of existing programs hold; a subclass of the user's for its own instances.
@@ -27,6 +27,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("sqlite_codes", codes)?;
     module.add("sqlite_legacy_transaction_control", connection::LEGACY_TRANSACTION_CONTROL)?;
     module.add_function(wrap_pyfunction!(jobs::sqlite_spawn, module)?)?;
+    module.add_function(wrap_pyfunction!(lane::sqlite_lane_turn, module)?)?;
+    module.add("LaneBusy", py.get_type::<lane::LaneBusy>())?;
+    module.add_class::<lane::LaneTurn>()?;
     module.add_class::<Connection>()?;
     module.add_class::<cursor::Cursor>()?;
     module.add_class::<row::Row>()?;

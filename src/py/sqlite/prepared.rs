@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use super::errors;
+use crate::sqlite::lane::Access;
 use crate::sqlite::{Db, Entered, raw, text};
 
 /// Owned by one cursor at a time, or by its connection's cache.
@@ -22,6 +23,8 @@ pub struct Prepared {
     pub is_dml: bool,
     /// As SQLite reports it: changes no database file directly.
     pub is_readonly: bool,
+    /// The access to the lane of the database that it needs, if any.
+    pub access: Option<Access>,
     pub kind: Kind,
     /// Made when first asked for, with the count of recompilations at that time.
     description: Option<(c_int, Py<PyTuple>)>,
@@ -109,8 +112,11 @@ pub fn first_statement(
     }
     let head = text::skip_blank(text);
     // SAFETY: a statement of this connection.
-    let (parameters, is_readonly) =
-        unsafe { (raw::sqlite3_bind_parameter_count(statement), raw::sqlite3_stmt_readonly(statement) != 0) };
+    let (parameters, is_readonly, explains) = unsafe {
+        let is_readonly = raw::sqlite3_stmt_readonly(statement) != 0;
+        (raw::sqlite3_bind_parameter_count(statement), is_readonly, raw::sqlite3_stmt_isexplain(statement) != 0)
+    };
+    let kind = Kind::of(&head[..head.len().min(used)]);
     let prepared = Prepared {
         db: Arc::clone(db),
         statement,
@@ -119,7 +125,8 @@ pub fn first_statement(
         parameters,
         is_dml: text::is_dml(head),
         is_readonly,
-        kind: Kind::of(&head[..head.len().min(used)]),
+        access: if explains { None } else { kind.access(is_readonly, head) },
+        kind,
         description: None,
         names: None,
     };
@@ -152,6 +159,17 @@ impl Kind {
             Self::Settings
         } else {
             Self::Plain
+        }
+    }
+
+    /// The access to the lane that a statement of this kind needs.
+    fn access(self, is_readonly: bool, head: &[u8]) -> Option<Access> {
+        match self {
+            Self::Plain => Some(if is_readonly { Access::Read } else { Access::Write }),
+            Self::Begin if !is_readonly => Some(Access::Write),
+            Self::Settings if text::begins_with(head, "vacuum") => Some(Access::Write),
+            // Few settings are written to the file, and a connection must not wait for writers to be set up.
+            Self::Begin | Self::End | Self::Settings | Self::BusyTimeout => None,
         }
     }
 }

@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString, PyTuple};
 
 use super::connection::{Connection, LEGACY_TRANSACTION_CONTROL, enter, plain_int};
-use super::errors;
 use super::gil::Stepping;
+use super::{errors, lane};
+use crate::sqlite::lane::Access;
 use crate::sqlite::{Db, raw};
 
 /// `isolation_level`: how a transaction begins before a statement that changes rows.
@@ -97,17 +98,20 @@ impl Autocommit {
 pub fn run(py: Python<'_>, db: &Arc<Db>, sql: &CStr, release: bool) -> PyResult<()> {
     let entered = enter(py, db)?;
     let mut statement = std::ptr::null_mut();
-    let stepping = Stepping::begin(py, &entered, release && !db.file().as_os_str().is_empty());
-    // SAFETY: the connection is open and entered, the text is terminated, the statement ends here.
-    let code = unsafe {
-        let mut code = raw::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut());
-        if code == raw::SQLITE_OK {
-            raw::sqlite3_step(statement);
-            code = raw::sqlite3_finalize(statement);
-        }
-        code
-    };
+    let stepping = Stepping::begin(py, &entered, false);
+    // SAFETY: the connection is open and entered, the text is terminated.
+    let mut code =
+        unsafe { raw::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut()) };
     drop(stepping);
+    if code == raw::SQLITE_OK {
+        // SAFETY: a statement of this connection, which ends here.
+        unsafe {
+            let access = (raw::sqlite3_stmt_readonly(statement) == 0).then_some(Access::Write);
+            let stepped = lane::step_raw(py, &entered, statement, access, release && !db.file().as_os_str().is_empty());
+            code = raw::sqlite3_finalize(statement);
+            stepped?;
+        }
+    }
     if code != raw::SQLITE_OK { Err(errors::of_code(py, &entered, code)) } else { Ok(()) }
 }
 

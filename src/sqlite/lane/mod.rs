@@ -116,11 +116,12 @@ impl Lane {
         Self { key, queue: Mutex::default() }
     }
 
-    /// Takes the lane if nobody has it and nobody waits. A connection that has it already succeeds, too.
+    /// Takes the lane if nobody has it and nobody waits. A connection that has it already succeeds, too. A task is
+    /// taken for one that would await its turn, a thread for one that would block.
     #[inline]
     pub fn try_take(&self, claim: &Claim<'_>) -> Result<(), Refused> {
         let mut queue = self.queue.lock();
-        match queue.judge(claim, true) {
+        match queue.judge(claim, claim.actor.task == 0) {
             Verdict::Free => {
                 let next = queue.admit(claim);
                 drop(queue);

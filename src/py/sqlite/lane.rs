@@ -1,0 +1,335 @@
+//! Statements in the lane of their database: they take it before they write and give it back when they are done.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pyo3::exceptions::PyBaseException;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::connection::{Connection, enter};
+use super::errors;
+use super::gil::{self, Stepping};
+use super::prepared::{Kind, Prepared};
+use crate::py::hang;
+use crate::py::lookup::thread_ident;
+use crate::sqlite::lane::{Access, Actor, Claim, Enqueued, Holder, Lane, LaneError, Refused, Ticket};
+use crate::sqlite::{Entered, Failure, raw};
+use crate::support::clock;
+
+/// Between attempts to write while another process does, for a transaction that has read: SQLite does not wait then.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// The task for which this background thread works. It is not to be blocked: the task awaits its turn.
+    static TASK: Cell<Option<Actor>> = const { Cell::new(None) };
+}
+
+pyo3::create_exception!(
+    upshift._native,
+    LaneBusy,
+    PyBaseException,
+    "A statement of a coroutine has to await its turn."
+);
+
+/// Marks this thread as working for a task while it lives.
+pub struct ForTask(Option<Actor>);
+
+impl ForTask {
+    /// `thread` is that of the event loop.
+    pub fn begin(thread: u64, task: u64) -> Self {
+        Self(TASK.replace(Some(Actor::task(thread, task))))
+    }
+}
+
+impl Drop for ForTask {
+    fn drop(&mut self) {
+        TASK.set(self.0);
+    }
+}
+
+/// One `sqlite3_step` of a statement at its beginning or standing on a row, with the lane if it needs that.
+///
+/// # Safety
+/// A statement of the connection that was entered.
+#[inline]
+pub unsafe fn step(py: Python<'_>, entered: &Entered<'_>, prepared: &Prepared, release: bool) -> PyResult<c_int> {
+    if prepared.kind == Kind::Settings {
+        entered.db().seat().forget_mode();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { step_raw(py, entered, prepared.statement, prepared.access, release) }
+}
+
+/// The same for any statement; `access` is what it needs.
+///
+/// # Safety
+/// As [`step`].
+#[inline]
+pub unsafe fn step_raw(
+    py: Python<'_>,
+    entered: &Entered<'_>,
+    statement: *mut raw::sqlite3_stmt,
+    access: Option<Access>,
+    release: bool,
+) -> PyResult<c_int> {
+    let stepping = Stepping::begin(py, entered, release);
+    if let Some(access) = access {
+        if let Err(error) = take(entered, access, statement) {
+            drop(stepping);
+            return Err(error);
+        }
+    }
+    // SAFETY: the caller's promise.
+    let mut code = unsafe { raw::sqlite3_step(statement) };
+    if code & 0xff == raw::SQLITE_BUSY && access == Some(Access::Write) {
+        // SAFETY: the caller's promise.
+        code = unsafe { insist(entered, statement, code) };
+    }
+    if code != raw::SQLITE_ROW {
+        entered.settle_lane();
+    }
+    drop(stepping);
+    Ok(code)
+}
+
+/// Takes the lane for a statement that is about to begin.
+#[inline]
+fn take(entered: &Entered<'_>, access: Access, statement: *mut raw::sqlite3_stmt) -> PyResult<()> {
+    let actor = || TASK.get().unwrap_or_else(|| Actor::thread(thread_ident()));
+    let Some((lane, actor)) = entered.lane_for(access, actor) else { return Ok(()) };
+    let claim = entered.db().claim(actor, access, text_of(statement));
+    match entered.try_take_lane(lane, &claim) {
+        Ok(()) => Ok(()),
+        Err(refused) => wait(entered, lane, &claim, refused),
+    }
+}
+
+/// The text of the statement, as far as it is UTF-8.
+fn text_of<'a>(statement: *mut raw::sqlite3_stmt) -> &'a str {
+    // SAFETY: a live statement, which keeps its text; the result is used before the statement ends.
+    unsafe {
+        let text = raw::sqlite3_sql(statement);
+        if text.is_null() { "" } else { std::ffi::CStr::from_ptr(text).to_str().unwrap_or_default() }
+    }
+}
+
+/// Waits for the lane without the interpreter lock.
+#[cold]
+fn wait(entered: &Entered<'_>, lane: &Lane, claim: &Claim<'_>, refused: Refused) -> PyResult<()> {
+    let seat = entered.db().seat();
+    let timeout = seat.timeout();
+    let mut failed = None;
+    let outcome = match refused {
+        Refused::SelfWait(holder) => Err(LaneError::SelfWait(holder)),
+        Refused::Stalemate(holder) => Err(LaneError::Stalemate(holder)),
+        Refused::Busy if claim.actor.task != 0 => return Err(LaneBusy::new_err(claim.access == Access::Write)),
+        Refused::Busy => {
+            gil::release();
+            let (deadline, before) = (clock::now().saturating_add(timeout.as_nanos() as u64), seat.interrupts());
+            lane.take(claim, Some(deadline), || {
+                if seat.interrupts() != before {
+                    return true;
+                }
+                // Ctrl+C, if this is the main thread.
+                failed = gil::with_python(|py| py.check_signals().err()).flatten();
+                failed.is_some()
+            })
+        }
+    };
+    match outcome {
+        Ok(()) => {
+            entered.has_lane(claim.access, claim.actor);
+            Ok(())
+        }
+        Err(error) => Err(failed.or_else(|| gil::with_python(|py| error_of(py, &error))).unwrap_or_else(gone)),
+    }
+}
+
+fn gone() -> PyErr {
+    pyo3::exceptions::PyRuntimeError::new_err("the interpreter is shutting down")
+}
+
+/// A transaction that has read and now writes: SQLite tells it at once that another process writes, without waiting,
+/// though it may go on once that has rolled back. If that has committed, the error says that it cannot.
+#[cold]
+unsafe fn insist(entered: &Entered<'_>, statement: *mut raw::sqlite3_stmt, code: c_int) -> c_int {
+    let seat = entered.db().seat();
+    let deadline = clock::now().saturating_add(seat.timeout().as_nanos() as u64);
+    let before = seat.interrupts();
+    let mut code = code;
+    while code == raw::SQLITE_BUSY && entered.reads_only() && clock::now() < deadline && seat.interrupts() == before {
+        gil::release();
+        // SAFETY: the caller's promise; the bindings stay.
+        code = unsafe {
+            raw::sqlite3_reset(statement);
+            std::thread::sleep(BUSY_STEP);
+            raw::sqlite3_step(statement)
+        };
+    }
+    code
+}
+
+/// The exception for a turn that did not come.
+#[cold]
+pub fn error_of(py: Python<'_>, error: &LaneError) -> PyErr {
+    let class = match error {
+        LaneError::Interrupted => {
+            return errors::of_failure(py, &Failure::of_code(raw::SQLITE_INTERRUPT));
+        }
+        LaneError::Timeout(_) => "WriteLaneTimeout",
+        LaneError::SelfWait(_) | LaneError::Stalemate(_) => "WriteLaneDeadlock",
+    };
+    let message = error.message(|actor| name_of(py, actor));
+    let made = py
+        .import("upshift.exceptions")
+        .and_then(|module| hang::method(&module, class, (message,), None))
+        .and_then(|value| {
+            let holder = error.holder().map(|holder| describe(py, holder)).transpose()?;
+            value.setattr("holder", holder)?;
+            Ok(PyErr::from_value(value))
+        });
+    match made {
+        Ok(error) => errors::with_code(py, error, raw::SQLITE_BUSY),
+        Err(failure) => failure,
+    }
+}
+
+/// What the thread is called, if Python knows it.
+fn name_of(py: Python<'_>, actor: &Actor) -> String {
+    let find = || -> PyResult<Option<String>> {
+        let threads = hang::method(py.import("threading")?.as_any(), "enumerate", (), None)?;
+        for thread in threads.try_iter()? {
+            let thread = thread?;
+            if thread.getattr("ident")?.extract::<Option<u64>>()? == Some(actor.thread) {
+                return Ok(Some(thread.getattr("name")?.extract()?));
+            }
+        }
+        Ok(None)
+    };
+    let thread = match find() {
+        Ok(Some(name)) => format!("thread {name:?}"),
+        // The name is an extra; an interpreter that is going has no threads to show.
+        Ok(None) | Err(_) => "a background thread".to_owned(),
+    };
+    if actor.task == 0 { thread } else { format!("a task of {thread}") }
+}
+
+/// The holder as a dict.
+fn describe<'py>(py: Python<'py>, holder: &Holder) -> PyResult<Bound<'py, PyDict>> {
+    let described = PyDict::new(py);
+    described.set_item("connection", holder.connection)?;
+    described.set_item("thread", holder.actor.thread)?;
+    described.set_item("statement", holder.statement())?;
+    let age = clock::now().saturating_sub(holder.since);
+    described.set_item("since", clock::epoch_micros() as f64 / 1e6 - age as f64 / 1e9)?;
+    Ok(described)
+}
+
+/// A task's turn in the lane, awaited or come. Given up when it dies without having been accepted.
+#[pyclass(frozen, module = "upshift._native")]
+pub struct LaneTurn {
+    lane: Arc<Lane>,
+    connection: u64,
+    access: Access,
+    actor: Actor,
+    /// `None` if it came at once.
+    ticket: Option<Ticket>,
+    is_settled: AtomicBool,
+}
+
+#[pymethods]
+impl LaneTurn {
+    /// Whether it came at once; the callback is not called then.
+    #[getter]
+    fn granted(&self) -> bool {
+        self.ticket.is_none()
+    }
+
+    /// Give it up. False if it has come: then it has to be accepted.
+    fn cancel(&self) -> bool {
+        let cancelled = self.ticket.as_ref().is_some_and(Ticket::cancel);
+        self.is_settled.fetch_or(cancelled, Ordering::Relaxed);
+        cancelled
+    }
+
+    /// The connection has the lane from now on, until a transaction ends or `settle()` is called.
+    fn accept(&self, connection: &Bound<'_, Connection>) -> PyResult<()> {
+        let py = connection.py();
+        let db = connection.get().db(py)?;
+        let entered = enter(py, &db)?;
+        self.is_settled.store(true, Ordering::Relaxed);
+        entered.has_lane(self.access, self.actor);
+        Ok(())
+    }
+}
+
+impl Drop for LaneTurn {
+    fn drop(&mut self) {
+        if !*self.is_settled.get_mut() && !self.cancel() {
+            self.lane.give_back(self.connection);
+        }
+    }
+}
+
+/// Queues a connection for the lane of its database on behalf of a task. `callback()` is called, by any thread, when its
+/// turn has come, unless it came at once. None if the connection needs no lane.
+#[pyfunction]
+pub fn sqlite_lane_turn(
+    connection: &Bound<'_, Connection>,
+    write: bool,
+    thread: u64,
+    task: u64,
+    callback: Py<PyAny>,
+) -> PyResult<Option<LaneTurn>> {
+    let py = connection.py();
+    let db = connection.get().db(py)?;
+    let entered = enter(py, &db)?;
+    let access = if write { Access::Write } else { Access::Read };
+    let Some((lane, actor)) = entered.lane_for(access, || Actor::task(thread, task)) else { return Ok(None) };
+    let enqueued = lane.enqueue(&db.claim(actor, access, "a statement of a coroutine"), move || {
+        // If the interpreter is gone, so is the task. Not `try_attach`: this may be called in the middle of a step.
+        gil::with_python(|py| {
+            if let Err(error) = hang::call(callback.bind(py), &PyTuple::empty(py), None) {
+                error.write_unraisable(py, Some(callback.bind(py)));
+            }
+            drop(callback);
+        });
+    });
+    let ticket = match enqueued {
+        Ok(Enqueued::Granted) => None,
+        Ok(Enqueued::Waiting(ticket)) => Some(ticket),
+        Err(error) => return Err(error_of(py, &error)),
+    };
+    let (lane, connection) = (Arc::clone(lane), db.id());
+    Ok(Some(LaneTurn { lane, connection, access, actor, ticket, is_settled: AtomicBool::new(false) }))
+}
+
+#[pymethods]
+impl Connection {
+    /// Gives the lane back if no transaction needs it.
+    fn _settle_lane(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let db = slf.get().db(py)?;
+        enter(py, &db)?.settle_lane();
+        Ok(())
+    }
+
+    /// The error for a task whose turn did not come in time.
+    fn _lane_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let db = slf.get().db(py)?;
+        let holder = enter(py, &db)?.lane().and_then(|lane| lane.holder());
+        Err(error_of(py, &LaneError::Timeout(holder.map(Box::new))))
+    }
+
+    /// Seconds that statements wait for a lock or a turn.
+    #[getter]
+    fn _timeout(&self, py: Python<'_>) -> f64 {
+        self.state.with(py, |state| state.busy_timeout.as_secs_f64())
+    }
+}
