@@ -302,6 +302,8 @@ impl Drop for Entered<'_> {
         if self.db.has_deferred.load(Ordering::Acquire) && !self.is_running() {
             self.db.drain();
         }
+        // Whatever ended the transaction.
+        self.settle_lane();
     }
 }
 

@@ -66,6 +66,14 @@ impl Seat {
         self.held.load(Ordering::Relaxed) != NOTHING
     }
 
+    /// The connection has been given the lane, and keeps it until somebody leaves it without a transaction that needs it.
+    #[inline]
+    pub fn granted(&self, access: Access, actor: Actor) {
+        let held = if access == Access::Write { WRITES } else { READS };
+        self.held.fetch_max(held, Ordering::Relaxed);
+        self.thread.store(actor.thread, Ordering::Relaxed);
+    }
+
     /// The connection is closed; its transactions are over.
     pub(super) fn leave(&self, connection: u64) {
         self.held.store(NOTHING, Ordering::Relaxed);
@@ -110,20 +118,11 @@ impl Entered<'_> {
     #[inline]
     pub fn try_take_lane(&self, lane: &Lane, claim: &Claim<'_>) -> Result<(), Refused> {
         lane.try_take(claim)?;
-        self.has_lane(claim.access, claim.actor);
+        self.db().seat().granted(claim.access, claim.actor);
         Ok(())
     }
 
-    /// The connection has been given the lane.
-    #[inline]
-    pub fn has_lane(&self, access: Access, actor: Actor) {
-        let seat = self.db().seat();
-        let held = if access == Access::Write { WRITES } else { READS };
-        seat.held.fetch_max(held, Ordering::Relaxed);
-        seat.thread.store(actor.thread, Ordering::Relaxed);
-    }
-
-    /// After a statement: gives the lane back unless the transaction goes on.
+    /// After a statement: gives the lane back unless the transaction goes on. Also done by whoever leaves the connection.
     #[inline(always)]
     pub fn settle_lane(&self) {
         if self.db().seat().is_held() {
@@ -133,7 +132,7 @@ impl Entered<'_> {
 
     fn settle(&self) {
         let seat = self.db().seat();
-        let Some(Some(place)) = seat.place.get() else { return };
+        let (Some(Some(place)), true) = (seat.place.get(), self.db().is_open()) else { return };
         // SAFETY: the connection is open.
         let state = unsafe { ffi::sqlite3_txn_state(self.raw(), MAIN.as_ptr()) };
         let needed = match state {

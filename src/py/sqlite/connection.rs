@@ -223,12 +223,7 @@ impl Connection {
         }
         let db = py.detach(|| Db::open(&path, &Open { uri, ..Open::default() }));
         let db = db.map_err(|failure| errors::of_failure(py, &failure))?;
-        {
-            let entered = db.enter();
-            // SAFETY: just opened, and this thread is inside.
-            unsafe { gil::install(entered.raw(), busy_timeout) };
-            db.seat().set_timeout(busy_timeout);
-        }
+        gil::install(&db.enter(), busy_timeout);
         this.state.with(py, |state| {
             state.db = Some(Arc::clone(&db));
             state.detect_types = detect_types;

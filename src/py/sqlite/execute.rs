@@ -466,7 +466,6 @@ pub fn changes(entered: &Entered<'_>) -> i64 {
 pub fn retire(connection: &Bound<'_, Connection>, entered: &Entered<'_>, prepared: Box<Prepared>) {
     let py = connection.py();
     prepared.clear(entered);
-    entered.settle_lane();
     let hash = prepared.hash;
     let gone = connection.get().state.with(py, |state| match &state.db {
         Some(db) if Arc::ptr_eq(db, &prepared.db) => state.statements.put(hash, prepared),

@@ -141,35 +141,28 @@ pub fn with_python<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
 }
 
 /// Installs the handlers that let go, on a connection just opened.
-///
-/// # Safety
-/// The connection is open and this thread is inside.
-pub unsafe fn install(connection: *mut raw::sqlite3, busy_timeout: Duration) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        install_tick(connection);
-        set_busy_timeout(connection, busy_timeout);
-    }
+pub fn install(entered: &Entered<'_>, busy_timeout: Duration) {
+    // SAFETY: open and entered.
+    unsafe { install_tick(entered.raw()) };
+    set_busy_timeout(entered, busy_timeout);
 }
 
 /// The progress handler of connections on which the user has none.
 ///
 /// # Safety
-/// As [`install`].
+/// The connection is open and this thread is inside.
 pub unsafe fn install_tick(connection: *mut raw::sqlite3) {
     // SAFETY: the caller's promise; the handler uses no data.
     unsafe { raw::sqlite3_progress_handler(connection, TICK, Some(on_tick), std::ptr::null_mut()) };
 }
 
-/// How long statements wait for locks of other connections and processes.
-///
-/// # Safety
-/// As [`install`].
-pub unsafe fn set_busy_timeout(connection: *mut raw::sqlite3, timeout: Duration) {
+/// How long statements wait for their turn to write, and for locks of other connections and processes.
+pub fn set_busy_timeout(entered: &Entered<'_>, timeout: Duration) {
+    entered.db().seat().set_timeout(timeout);
     let millis = usize::try_from(timeout.as_millis()).unwrap_or(usize::MAX);
     let handler = (millis > 0).then_some(on_busy as unsafe extern "C" fn(*mut c_void, c_int) -> c_int);
-    // SAFETY: the caller's promise; the data is a number.
-    unsafe { raw::sqlite3_busy_handler(connection, handler, millis as *mut c_void) };
+    // SAFETY: open and entered; the data is a number.
+    unsafe { raw::sqlite3_busy_handler(entered.raw(), handler, millis as *mut c_void) };
 }
 
 /// To be called from the user's progress handler too.

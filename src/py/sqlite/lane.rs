@@ -143,7 +143,7 @@ fn wait(entered: &Entered<'_>, lane: &Lane, claim: &Claim<'_>, refused: Refused)
     };
     match outcome {
         Ok(()) => {
-            entered.has_lane(claim.access, claim.actor);
+            seat.granted(claim.access, claim.actor);
             Ok(())
         }
         Err(error) => Err(failed.or_else(|| gil::with_python(|py| error_of(py, &error))).unwrap_or_else(gone)),
@@ -257,13 +257,12 @@ impl LaneTurn {
         cancelled
     }
 
-    /// The connection has the lane from now on, until a transaction ends or `settle()` is called.
+    /// The connection has the lane from now on, until it is used without beginning a transaction.
     fn accept(&self, connection: &Bound<'_, Connection>) -> PyResult<()> {
         let py = connection.py();
         let db = connection.get().db(py)?;
-        let entered = enter(py, &db)?;
         self.is_settled.store(true, Ordering::Relaxed);
-        entered.has_lane(self.access, self.actor);
+        db.seat().granted(self.access, self.actor);
         Ok(())
     }
 }
@@ -315,7 +314,8 @@ impl Connection {
     fn _settle_lane(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let db = slf.get().db(py)?;
-        enter(py, &db)?.settle_lane();
+        // Whoever leaves the connection settles it.
+        drop(enter(py, &db)?);
         Ok(())
     }
 

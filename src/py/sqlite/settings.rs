@@ -30,8 +30,7 @@ pub fn step_busy_timeout(
             _ => millis as i64,
         };
         let timeout = Duration::from_millis(u64::try_from(timeout).unwrap_or(0));
-        gil::set_busy_timeout(entered.raw(), timeout);
-        entered.db().seat().set_timeout(timeout);
+        gil::set_busy_timeout(entered, timeout);
         connection.get().state.with(py, |state| state.busy_timeout = timeout);
         Ok(code)
     }
