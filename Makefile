@@ -60,8 +60,8 @@ lint-python: $(STAMPS)/lint
 
 lint-types: $(STAMPS)/extension $(STAMPS)/lint $(STAMPS)/test
 	$(PY) -m mypy
-	@# upshift.cache first: it attaches the cold methods to the native classes.
-	$(PY) -m mypy.stubtest upshift.cache upshift._native --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
+	@# The façades first: they attach cold methods to the native classes.
+	$(PY) -m mypy.stubtest upshift.cache upshift.sqlite upshift._native --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
 
 lint-house: $(STAMPS)/extension $(STAMPS)/test
 	$(PY) -m pytest -q tests/architecture

@@ -5,23 +5,40 @@ The classes are described as they are once `upshift.cache` has attached their co
 
 import builtins
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import timedelta
 from os import PathLike
 from pathlib import Path
-from types import GenericAlias
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar, final, overload, type_check_only
+from types import GenericAlias, TracebackType
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    SupportsIndex,
+    TypeVar,
+    final,
+    overload,
+    type_check_only,
+)
 
+from _typeshed import ReadableBuffer, StrOrBytesPath
 from typing_extensions import Concatenate, ParamSpec, Self, TypeAlias, disjoint_base
 
 __all__ = [
+    "Blob",
     "CacheLock",
     "CachedFunction",
     "Call",
+    "Connection",
+    "Cursor",
     "Flight",
     "Lease",
     "Request",
     "ResultCache",
+    "Row",
     "__version__",
     "_codec_dumps",
     "_codec_key_error",
@@ -32,6 +49,7 @@ __all__ = [
     "after_fork_parent",
     "before_fork",
     "call_key",
+    "connect",
     "debug_build",
     "make_cached",
     "shares_interpreter_library",
@@ -292,6 +310,188 @@ class Call:
     def timed_out(self) -> BaseException: ...
     def clear(self) -> int: ...
 
+# ---- upshift.sqlite ----
+
+_IsolationLevel: TypeAlias = Literal["", "DEFERRED", "IMMEDIATE", "EXCLUSIVE"] | None
+_Autocommit: TypeAlias = bool | Literal[-1]
+# Adapters may take anything.
+_Parameters: TypeAlias = _Indexed | Mapping[str, Any]
+_Factory: TypeAlias = type[Row] | type[sqlite3.Row] | Callable[[Any, tuple[Any, ...]], object] | None
+_ConnectionT = TypeVar("_ConnectionT", bound=Connection)
+_CursorT = TypeVar("_CursorT", bound=Cursor)
+
+@type_check_only
+class _Indexed(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Any: ...
+
+@disjoint_base
+class Connection:
+    DataError: ClassVar[type[sqlite3.DataError]]
+    DatabaseError: ClassVar[type[sqlite3.DatabaseError]]
+    Error: ClassVar[type[sqlite3.Error]]
+    IntegrityError: ClassVar[type[sqlite3.IntegrityError]]
+    InterfaceError: ClassVar[type[sqlite3.InterfaceError]]
+    InternalError: ClassVar[type[sqlite3.InternalError]]
+    NotSupportedError: ClassVar[type[sqlite3.NotSupportedError]]
+    OperationalError: ClassVar[type[sqlite3.OperationalError]]
+    ProgrammingError: ClassVar[type[sqlite3.ProgrammingError]]
+    Warning: ClassVar[type[sqlite3.Warning]]
+    @property
+    def in_transaction(self) -> bool: ...
+    @property
+    def total_changes(self) -> int: ...
+    isolation_level: _IsolationLevel
+    autocommit: _Autocommit
+    row_factory: _Factory
+    text_factory: Callable[[bytes], Any] | type[str]
+    def __init__(
+        self,
+        database: StrOrBytesPath,
+        timeout: float = 5.0,
+        detect_types: int = 0,
+        isolation_level: _IsolationLevel = "",
+        check_same_thread: bool = True,
+        factory: Callable[..., Any] | None = None,
+        cached_statements: int = 128,
+        uri: bool = False,
+        *,
+        autocommit: _Autocommit = -1,
+    ) -> None: ...
+    def close(self) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def interrupt(self) -> None: ...
+    @overload
+    def cursor(self) -> Cursor: ...
+    @overload
+    def cursor(self, factory: Callable[[Any], _CursorT]) -> _CursorT: ...
+    def execute(self, sql: str, parameters: _Parameters = ..., /) -> Cursor: ...
+    def executemany(self, sql: str, parameters: Iterable[_Parameters], /) -> Cursor: ...
+    def executescript(self, sql_script: str, /) -> Cursor: ...
+    def iterdump(self, *, filter: str | None = None) -> Iterator[str]: ...  # noqa: A002
+    def backup(
+        self,
+        target: Connection,
+        *,
+        pages: int = -1,
+        progress: Callable[[int, int, int], object] | None = None,
+        name: str = "main",
+        sleep: float = 0.25,
+    ) -> None: ...
+    def blobopen(self, table: str, column: str, row: int, /, *, readonly: bool = False, name: str = "main") -> Blob: ...
+    def serialize(self, *, name: str = "main") -> bytes: ...
+    def deserialize(self, data: ReadableBuffer, /, *, name: str = "main") -> None: ...
+    def getlimit(self, category: int, /) -> int: ...
+    def setlimit(self, category: int, limit: int, /) -> int: ...
+    def getconfig(self, op: int, /) -> bool: ...
+    def setconfig(self, op: int, enable: bool = True, /) -> None: ...
+    def __call__(self, sql: str, /) -> object: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> Literal[False]: ...
+
+@disjoint_base
+class Cursor:
+    arraysize: int
+    row_factory: _Factory
+    @property
+    def connection(self) -> Connection: ...
+    # None where there are no columns, which those who ask know better than the checker.
+    @property
+    def description(self) -> tuple[tuple[str, None, None, None, None, None, None], ...] | Any: ...
+    @property
+    def lastrowid(self) -> int | None: ...
+    @property
+    def rowcount(self) -> int: ...
+    def __init__(self, connection: Connection, /) -> None: ...
+    def close(self) -> None: ...
+    def execute(self, sql: str, parameters: _Parameters = ..., /) -> Self: ...
+    def executemany(self, sql: str, seq_of_parameters: Iterable[_Parameters], /) -> Self: ...
+    def executescript(self, sql_script: str, /) -> Self: ...
+    def fetchone(self) -> Any: ...
+    def fetchmany(self, size: int | None = None) -> list[Any]: ...
+    def fetchall(self) -> list[Any]: ...
+    def setinputsizes(self, sizes: object, /) -> None: ...
+    def setoutputsize(self, size: object, column: object = None, /) -> None: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+
+@disjoint_base
+class Row(Sequence[Any]):
+    def __new__(cls, cursor: Cursor, data: tuple[Any, ...], /) -> Self: ...
+    def keys(self) -> list[str]: ...
+    @overload
+    def __getitem__(self, key: int | str, /) -> Any: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> tuple[Any, ...]: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Blob:
+    def read(self, length: int = -1, /) -> bytes: ...
+    def write(self, data: ReadableBuffer, /) -> None: ...
+    def seek(self, offset: int, origin: int = 0, /) -> None: ...
+    def tell(self) -> int: ...
+    def close(self) -> None: ...
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, type: object, val: object, tb: object, /) -> Literal[False]: ...  # noqa: A002
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> int: ...
+    @overload
+    def __getitem__(self, key: slice, /) -> bytes: ...
+    @overload
+    def __setitem__(self, key: SupportsIndex, value: int, /) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: ReadableBuffer, /) -> None: ...
+
+@overload
+def connect(
+    database: StrOrBytesPath,
+    timeout: float = 5.0,
+    detect_types: int = 0,
+    isolation_level: _IsolationLevel = "",
+    check_same_thread: bool = True,
+    factory: None = None,
+    cached_statements: int = 128,
+    uri: bool = False,
+    *,
+    autocommit: _Autocommit = -1,
+) -> Connection: ...
+@overload
+def connect(
+    database: StrOrBytesPath,
+    timeout: float,
+    detect_types: int,
+    isolation_level: _IsolationLevel,
+    check_same_thread: bool,
+    factory: Callable[..., _ConnectionT],
+    cached_statements: int = 128,
+    uri: bool = False,
+    *,
+    autocommit: _Autocommit = -1,
+) -> _ConnectionT: ...
+@overload
+def connect(
+    database: StrOrBytesPath,
+    timeout: float = 5.0,
+    detect_types: int = 0,
+    isolation_level: _IsolationLevel = "",
+    check_same_thread: bool = True,
+    *,
+    factory: Callable[..., _ConnectionT],
+    cached_statements: int = 128,
+    uri: bool = False,
+    autocommit: _Autocommit = -1,
+) -> _ConnectionT: ...
 def make_cached(call: Call, attributes: dict[str, Any]) -> CachedFunction[..., Any]: ...
 def call_key(
     func_name: str, args: Iterable[Any], kwargs: _Keywords | None = None

@@ -67,15 +67,26 @@ pub struct Db {
     running: AtomicU32,
     /// Set while `deferred` is not empty.
     has_deferred: AtomicBool,
-    /// Statements given up while another thread was inside.
-    deferred: Mutex<Vec<StatementPtr>>,
+    /// Given up while another thread was inside.
+    deferred: Mutex<Vec<Discarded>>,
+    /// Open BLOBs; they end before the connection does.
+    blobs: Mutex<Vec<BlobPtr>>,
+    /// Backups in progress, between whose steps other threads may come in: the connection stays open meanwhile.
+    pins: AtomicU32,
     /// Owns the connection. Held for moments only, by `interrupt` too: so it never meets a closed connection.
     owner: Mutex<Option<rusqlite::Connection>>,
 }
 
-struct StatementPtr(*mut ffi::sqlite3_stmt);
-// SAFETY: the pointer is only used by a thread that has entered the connection.
-unsafe impl Send for StatementPtr {}
+enum Discarded {
+    Statement(*mut ffi::sqlite3_stmt),
+    Blob(*mut ffi::sqlite3_blob),
+}
+// SAFETY: the pointers are only used by a thread that has entered the connection.
+unsafe impl Send for Discarded {}
+
+struct BlobPtr(*mut ffi::sqlite3_blob);
+// SAFETY: as above.
+unsafe impl Send for BlobPtr {}
 
 /// The right to use a connection, for one thread.
 pub struct Entered<'a> {
@@ -112,6 +123,8 @@ impl Db {
             running: AtomicU32::new(0),
             has_deferred: AtomicBool::new(false),
             deferred: Mutex::new(Vec::new()),
+            blobs: Mutex::new(Vec::new()),
+            pins: AtomicU32::new(0),
             owner: Mutex::new(Some(connection)),
         }))
     }
@@ -123,6 +136,12 @@ impl Db {
     /// Absolute path of the database file, empty if there is none.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// Whether what it writes goes to a file.
+    #[inline(always)]
+    pub fn has_file(&self) -> bool {
+        !self.file.as_os_str().is_empty()
     }
 
     /// The file that was behind the path when the database was opened.
@@ -173,37 +192,44 @@ impl Db {
     /// # Safety
     /// The statement is one of this connection and is not used any more. It may have ended with the connection.
     pub unsafe fn discard(&self, statement: *mut ffi::sqlite3_stmt) {
+        self.give_up(Discarded::Statement(statement));
+    }
+
+    /// Closes a BLOB, now or when the thread inside leaves.
+    ///
+    /// # Safety
+    /// As [`discard`](Self::discard).
+    pub(super) unsafe fn discard_blob(&self, blob: *mut ffi::sqlite3_blob) {
+        self.give_up(Discarded::Blob(blob));
+    }
+
+    fn give_up(&self, discarded: Discarded) {
         if !self.is_ours() {
             return;
         }
-        if self.try_finalize(statement) {
+        if let Some(entered) = self.try_enter() {
+            entered.end(&discarded);
             return;
         }
-        self.deferred.lock().push(StatementPtr(statement));
+        self.deferred.lock().push(discarded);
         self.has_deferred.store(true, Ordering::Release);
         // The other thread may have left before it could see that.
         drop(self.try_enter());
     }
 
-    fn try_finalize(&self, statement: *mut ffi::sqlite3_stmt) -> bool {
-        let Some(entered) = self.try_enter() else { return false };
-        if self.is_open() {
-            // SAFETY: the caller's promise; the connection is open, so the statement has not ended with it.
-            unsafe { ffi::sqlite3_finalize(statement) };
-        }
-        drop(entered);
-        true
+    /// Keeps [`Entered::is_busy`] true while the result lives.
+    pub fn pin(self: &Arc<Self>) -> Pin {
+        self.pins.fetch_add(1, Ordering::Relaxed);
+        Pin(Arc::clone(self))
     }
+}
 
-    #[cold]
-    fn drain(&self) {
-        self.has_deferred.store(false, Ordering::Relaxed);
-        for statement in std::mem::take(&mut *self.deferred.lock()) {
-            if self.is_open() {
-                // SAFETY: given up by its owner, and this thread is inside an open connection.
-                unsafe { ffi::sqlite3_finalize(statement.0) };
-            }
-        }
+/// Keeps a connection from being closed by those who ask before.
+pub struct Pin(Arc<Db>);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -228,6 +254,11 @@ impl Entered<'_> {
     #[inline(always)]
     pub fn db(&self) -> &Db {
         self.db
+    }
+
+    /// Whether a statement or a backup is under way that closing the connection would pull the rug from under.
+    pub fn is_busy(&self) -> bool {
+        self.is_running() || self.db.pins.load(Ordering::Relaxed) > 0
     }
 
     /// Statements being stepped further up on this thread's stack.
@@ -256,6 +287,13 @@ impl Entered<'_> {
         Failure { code: found, message: text.to_string_lossy().into_owned() }
     }
 
+    /// The error of the last call.
+    #[cold]
+    pub fn last_failure(&self) -> Failure {
+        // SAFETY: the connection is open.
+        self.failure(unsafe { ffi::sqlite3_extended_errcode(self.raw()) })
+    }
+
     /// Whether a transaction is open that was begun by a statement of its own.
     #[inline(always)]
     pub fn in_transaction(&self) -> bool {
@@ -270,15 +308,52 @@ impl Entered<'_> {
         unsafe { ffi::sqlite3_txn_state(self.raw(), std::ptr::null()) == ffi::SQLITE_TXN_WRITE }
     }
 
-    /// Finalises every statement and closes the connection. Without effect on one that is closed.
+    pub(super) fn remember_blob(&self, blob: *mut ffi::sqlite3_blob) {
+        self.db.blobs.lock().push(BlobPtr(blob));
+    }
+
+    pub(super) fn forget_blob(&self, blob: *mut ffi::sqlite3_blob) {
+        self.db.blobs.lock().retain(|open| open.0 != blob);
+    }
+
+    /// Ends what its owner gave up, unless it has ended with the connection.
+    fn end(&self, discarded: &Discarded) {
+        if !self.db.is_open() {
+            return;
+        }
+        // SAFETY: given up by its owner, and this thread is inside an open connection.
+        unsafe {
+            match *discarded {
+                Discarded::Statement(statement) => ffi::sqlite3_finalize(statement),
+                Discarded::Blob(blob) => {
+                    self.forget_blob(blob);
+                    ffi::sqlite3_blob_close(blob)
+                }
+            };
+        }
+    }
+
+    #[cold]
+    fn drain(&self) {
+        self.db.has_deferred.store(false, Ordering::Relaxed);
+        let deferred = std::mem::take(&mut *self.db.deferred.lock());
+        deferred.iter().for_each(|discarded| self.end(discarded));
+    }
+
+    /// Finalises every statement, closes every BLOB, then the connection. Without effect on one that is closed.
     pub fn close(&self) {
         let raw = self.raw();
         if raw.is_null() {
             return;
         }
         self.db.deferred.lock().clear();
-        // SAFETY: this thread is inside, and whoever keeps a statement looks whether the connection is open before use.
+        let blobs = std::mem::take(&mut *self.db.blobs.lock());
+        // SAFETY: this thread is inside, and whoever keeps a statement or BLOB looks whether the connection is open before
+        // use. A BLOB has a statement of its own, so it goes first.
         unsafe {
+            for blob in blobs {
+                ffi::sqlite3_blob_close(blob.0);
+            }
             loop {
                 let statement = ffi::sqlite3_next_stmt(raw, std::ptr::null_mut());
                 if statement.is_null() {
@@ -300,7 +375,7 @@ impl Drop for Entered<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         if self.db.has_deferred.load(Ordering::Acquire) && !self.is_running() {
-            self.db.drain();
+            self.drain();
         }
         // Whatever ended the transaction.
         self.settle_lane();
@@ -362,12 +437,8 @@ mod tests {
         let statement = prepare(&db, c"SELECT 1");
         let entered = db.enter();
         std::thread::scope(|scope| {
-            let (db, statement) = (&db, StatementPtr(statement));
-            scope.spawn(move || {
-                let statement = statement;
-                // SAFETY: a statement of this connection, not used any more.
-                unsafe { db.discard(statement.0) };
-            });
+            let (db, statement) = (&db, Discarded::Statement(statement));
+            scope.spawn(move || db.give_up(statement));
         });
         // SAFETY: the connection is open.
         assert!(!unsafe { ffi::sqlite3_next_stmt(entered.raw(), std::ptr::null_mut()) }.is_null());

@@ -2,6 +2,8 @@
 //!
 //! - [`handle`]: an open connection, who may use it, and its end
 //! - [`statements`]: prepared statements kept for the next use
+//! - [`blob`]: BLOBs read and written in place
+//! - [`backup`]: one database copied into another
 //! - [`text`]: what the text of a statement tells about it
 //! - [`values`]: the row a statement stands on
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
@@ -11,6 +13,8 @@
 //! - [`columns`]: results as typed columns
 //! - [`scan`]: one query read by several connections at once
 
+pub mod backup;
+pub mod blob;
 pub mod columns;
 pub mod group;
 pub mod handle;

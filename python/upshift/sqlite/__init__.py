@@ -1,64 +1,63 @@
 """SQLite: a DB-API 2.0 module with the surface of the standard library's `sqlite3`, on native connections.
 
 It uses the very SQLite library of the interpreter, raises the standard library's exceptions and shares its adapters
-and converters, so that both may be used on one file in one process.
+and converters, so that both may be used on one file in one process. What newer versions of Python added to `sqlite3`
+(`autocommit`, `Blob`, `serialize`, `setconfig`, `iterdump(filter=…)` and so on) is here on every version.
 """
 
 from __future__ import annotations
 
-import sqlite3 as _stdlib
-from sqlite3 import (
-    Binary,
-    DatabaseError,
-    DataError,
-    Date,
-    DateFromTicks,
-    Error,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    NotSupportedError,
-    OperationalError,
-    PrepareProtocol,
-    ProgrammingError,
-    Time,
-    TimeFromTicks,
-    Timestamp,
-    TimestampFromTicks,
-    Warning,  # noqa: A004
-    adapt,
-    adapters,  # type: ignore[attr-defined]
-    complete_statement,
-    converters,  # type: ignore[attr-defined]
-    register_adapter,
-    register_converter,
-    sqlite_version,
-    sqlite_version_info,
-)
-from sqlite3.dump import _iterdump
-from typing import TYPE_CHECKING, Any
+import sys
+import types as _types
+from collections.abc import Sequence as _Sequence
+from sqlite3 import Binary as Binary
+from sqlite3 import DatabaseError as DatabaseError
+from sqlite3 import DataError as DataError
+from sqlite3 import Date as Date
+from sqlite3 import DateFromTicks as DateFromTicks
+from sqlite3 import Error as Error
+from sqlite3 import IntegrityError as IntegrityError
+from sqlite3 import InterfaceError as InterfaceError
+from sqlite3 import InternalError as InternalError
+from sqlite3 import NotSupportedError as NotSupportedError
+from sqlite3 import OperationalError as OperationalError
+from sqlite3 import PrepareProtocol as PrepareProtocol
+from sqlite3 import ProgrammingError as ProgrammingError
+from sqlite3 import Time as Time
+from sqlite3 import TimeFromTicks as TimeFromTicks
+from sqlite3 import TimestampFromTicks as TimestampFromTicks
+from sqlite3 import Warning as Warning  # noqa: A004
+from sqlite3 import adapt as adapt
+from sqlite3 import adapters as adapters
+from sqlite3 import complete_statement as complete_statement
+from sqlite3 import converters as converters
+from sqlite3 import register_adapter as register_adapter
+from sqlite3 import register_converter as register_converter
+from sqlite3 import sqlite_version as sqlite_version
+from sqlite3 import sqlite_version_info as sqlite_version_info
+from sqlite3.dbapi2 import Timestamp as Timestamp
+from typing import TYPE_CHECKING
 
 from upshift import _native
-from upshift._native import Connection, Cursor, Row
+from upshift._native import Blob as Blob
+from upshift._native import Connection as Connection
+from upshift._native import Cursor as Cursor
+from upshift._native import Row as Row
+from upshift._native import connect as connect
+from upshift.sqlite._constants import *  # noqa: F403
+from upshift.sqlite._dump import iterdump as _iterdump
 
 apilevel = "2.0"
 paramstyle = "qmark"
 #: Threads may share the module, connections and cursors (connections opened with `check_same_thread=False`).
 threadsafety = 3
 
-PARSE_DECLTYPES = 1
-PARSE_COLNAMES = 2
-#: The default of `autocommit`: transactions are controlled by `isolation_level`.
-LEGACY_TRANSACTION_CONTROL = _native.sqlite_legacy_transaction_control
-
 #: Whether the engine uses the very SQLite library that the interpreter's `sqlite3` uses.
 shares_interpreter_library = _native.shares_interpreter_library()
 
-# SQLite's constants: the standard library's, and result codes it does not name before Python 3.11.
-_constants = {name: value for name, value in vars(_stdlib).items() if name.startswith("SQLITE_")}
-globals().update({**_native.sqlite_codes, **_constants})
+_Sequence.register(Row)
 
-_EXCEPTIONS = (
+for _class in (
     Warning,
     Error,
     InterfaceError,
@@ -69,46 +68,49 @@ _EXCEPTIONS = (
     InternalError,
     ProgrammingError,
     NotSupportedError,
-)
-for _class in _EXCEPTIONS:
+):
     setattr(Connection, _class.__name__, _class)
+del _class
+Connection.iterdump = _iterdump  # type: ignore[method-assign]
+
+if sys.version_info < (3, 12):
+    from sqlite3 import enable_shared_cache as enable_shared_cache
+    from sqlite3 import version as version
+    from sqlite3 import version_info as version_info
+
+if sys.version_info < (3, 10):
+    OptimizedUnicode = str
 
 
-if TYPE_CHECKING:
-    from upshift.sqlite._typing import connect
-else:
+if not TYPE_CHECKING:
 
-    def connect(*args: Any, **kwargs: Any) -> Connection:
-        """Open a connection to an SQLite database.
+    def __getattr__(name):
+        """Names that the standard library has deprecated, with its own warning."""
+        message = None
+        if name == "OptimizedUnicode" and (3, 10) <= sys.version_info < (3, 12):
+            value = str
+            message = "OptimizedUnicode is deprecated and will be removed in Python 3.12."
+        elif name in ("version", "version_info") and (3, 12) <= sys.version_info < (3, 14):
+            import sqlite3.dbapi2
 
-        Args:
-            database: Path (str, bytes, path-like), `":memory:"`, or a URI if `uri` is true.
-            timeout: Seconds to wait for a lock of another connection before `OperationalError`.
-            detect_types: `PARSE_DECLTYPES | PARSE_COLNAMES`: which columns converters are looked up for.
-            isolation_level: How transactions begin implicitly: `""`, `"DEFERRED"`, `"IMMEDIATE"`, `"EXCLUSIVE"`, None.
-            check_same_thread: Only the thread that opened the connection may use it.
-            factory: Subclass of `Connection` to make.
-            cached_statements: Compiled statements kept for the next use of their text.
-            uri: `database` is a URI, `file:…?mode=ro`.
-            autocommit: True, False (PEP 249: a transaction is always open) or `LEGACY_TRANSACTION_CONTROL`, the default.
+            value = getattr(sqlite3.dbapi2, f"_deprecated_{name}")
+            message = f"{name} is deprecated and will be removed in Python 3.14"
+        if message is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings
 
-        Raises:
-            OperationalError: The database cannot be opened.
-        """
-        factory = kwargs.get("factory") or (args[5] if len(args) > 5 else Connection)
-        return factory(*args, **kwargs)
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return value
 
 
-def _iterdump_of(self: Connection, **options: Any) -> Any:
-    """An iterator over the SQL that makes this database again."""
-    return _iterdump(self, **options)
+from upshift.sqlite import dbapi2 as dbapi2  # noqa: E402
 
 
-Connection.iterdump = _iterdump_of
+def _public() -> list[str]:
+    """Everything here, other modules aside."""
+    named = {name for name, value in globals().items() if not isinstance(value, _types.ModuleType)}
+    return sorted(name for name in named | {"dbapi2"} if not name.startswith("_") and name != "annotations")
 
 
-def __getattr__(name: str) -> Any:
-    # Names that the standard library computes or has deprecated.
-    if name in ("version", "version_info", "OptimizedUnicode", "enable_shared_cache"):
-        return getattr(_stdlib, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Type checkers see the names themselves.
+globals()["__all__"] = _public()

@@ -156,7 +156,8 @@ unsafe fn bind_other(statement: *mut raw::sqlite3_stmt, place: c_int, value: &Bo
     }
 }
 
-fn bytes_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+/// A copy of what an object with the buffer protocol holds.
+pub fn bytes_of(value: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     // SAFETY: a view is taken and released around the copy; `PyBuffer_ToContiguous` copies `len` bytes.
     unsafe {
         let mut view: ffi::Py_buffer = std::mem::zeroed();

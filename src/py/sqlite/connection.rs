@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::convert::Text;
@@ -19,6 +19,7 @@ use super::gil;
 use super::prepared::Prepared;
 use super::row::RowFactory;
 use super::transaction::{Autocommit, Isolation};
+use crate::py::hang;
 use crate::py::lookup::thread_ident;
 use crate::sqlite::statements::Statements;
 use crate::sqlite::{Db, Entered, Open, raw};
@@ -90,6 +91,16 @@ impl Connection {
         }
     }
 
+    /// The open database, for what other threads may do too.
+    pub fn db_of_any_thread(&self, py: Python<'_>) -> PyResult<Arc<Db>> {
+        let (initialised, db) = self.state.with(py, |state| (state.initialised, state.db.clone()));
+        match db {
+            Some(db) => check_open(py, &db).map(|()| db),
+            None if initialised => Err(closed(py)),
+            None => Err(errors::programming(py, "Base Connection.__init__ not called.")),
+        }
+    }
+
     /// Checks the thread only.
     pub fn check_thread(&self, py: Python<'_>) -> PyResult<()> {
         let thread = self.state.with(py, |state| state.thread);
@@ -117,7 +128,7 @@ impl Connection {
 #[inline]
 pub fn check_thread(py: Python<'_>, thread: Option<u64>) -> PyResult<()> {
     match thread {
-        Some(owner) if owner != thread_ident() as u64 => Err(wrong_thread(py, owner)),
+        Some(owner) if owner != thread_ident() => Err(wrong_thread(py, owner)),
         _ => Ok(()),
     }
 }
@@ -162,22 +173,104 @@ pub fn enter<'a>(py: Python<'_>, db: &'a Db) -> PyResult<Entered<'a>> {
 
 #[cold]
 fn wait<'a>(py: Python<'_>, db: &'a Db) -> Entered<'a> {
-    /// The guard stays on this thread.
+    detached(py, || db.enter())
+}
+
+/// Fails if the connection has been closed, or belongs to the parent process.
+pub fn check_open(py: Python<'_>, db: &Db) -> PyResult<()> {
+    if db.is_open() { check_process(py, db) } else { Err(closed(py)) }
+}
+
+/// Runs `body`, which touches no Python object, without the interpreter lock; for guards, which stay on their thread.
+pub fn detached<R>(py: Python<'_>, body: impl FnOnce() -> R) -> R {
     struct Carried<T>(T);
     // SAFETY: `detach` runs the closure on the calling thread.
     unsafe impl<T> Send for Carried<T> {}
 
-    let Carried(entered) = py.detach(|| Carried(db.enter()));
-    entered
+    impl<T> Carried<T> {
+        // Taken by a method, the whole of it moves into the closure.
+        fn get(self) -> T {
+            self.0
+        }
+    }
+
+    let body = Carried(body);
+    py.detach(move || Carried(body.get()())).get()
+}
+
+#[cfg(Py_3_13)]
+fn warn_of_positions(py: Python<'_>, name: &str) -> PyResult<()> {
+    let text = format!(
+        "Passing more than 1 positional argument to {name}() is deprecated. Parameters 'timeout', 'detect_types', \
+         'isolation_level', 'check_same_thread', 'factory', 'cached_statements' and 'uri' will become keyword-only \
+         parameters in Python 3.15."
+    );
+    PyErr::warn(py, &py.get_type::<pyo3::exceptions::PyDeprecationWarning>(), &std::ffi::CString::new(text)?, 1)
+}
+
+/// Open a connection to an SQLite database.
+///
+/// Args:
+///     database: Path (str, bytes, path-like), `":memory:"`, or a URI if `uri` is true.
+///     timeout: Seconds to wait for a lock of another connection before `OperationalError`.
+///     detect_types: `PARSE_DECLTYPES | PARSE_COLNAMES`: which columns converters are looked up for.
+///     isolation_level: How transactions begin implicitly: `""`, `"DEFERRED"`, `"IMMEDIATE"`, `"EXCLUSIVE"`, None.
+///     check_same_thread: Only the thread that opened the connection may use it.
+///     factory: What to make: `Connection` or a subclass of it.
+///     cached_statements: Compiled statements kept for the next use of their text.
+///     uri: `database` is a URI, `file:…?mode=ro`.
+///     autocommit: True, False (PEP 249: a transaction is always open) or `LEGACY_TRANSACTION_CONTROL`, the default.
+///
+/// Raises:
+///     OperationalError: The database cannot be opened.
+#[pyfunction]
+#[pyo3(
+    signature = (*args, **kwargs),
+    text_signature = "(database, timeout=5.0, detect_types=0, isolation_level='', check_same_thread=True, \
+                      factory=None, cached_statements=128, uri=False, *, autocommit=-1)"
+)]
+pub fn connect<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDict>>) -> PyResult<Bound<'py, PyAny>> {
+    const FACTORY: usize = 5;
+    let py = args.py();
+    let named = kwargs.map_or(Ok(None), |kwargs| kwargs.get_item("factory"))?;
+    let given = match named {
+        None if args.len() > FACTORY => Some(args.get_item(FACTORY)?),
+        named => named,
+    };
+    let factory = given.filter(|given| !given.is_none()).unwrap_or_else(|| py.get_type::<Connection>().into_any());
+    #[cfg(Py_3_13)]
+    if (2..=8).contains(&args.len()) {
+        warn_of_positions(py, "sqlite3.connect")?;
+    }
+    hang::call(&factory, args, kwargs)
 }
 
 /// Arguments of `connect()` that `Connection.__init__` takes.
 #[pymethods]
 impl Connection {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
-        Self { state: AttachedCell::new(State::new()) }
+    #[classmethod]
+    #[pyo3(
+        signature = (*args, **_kwargs),
+        text_signature = "(database, timeout=5.0, detect_types=0, isolation_level='', check_same_thread=True, \
+                          factory=None, cached_statements=128, uri=False, *, autocommit=-1)"
+    )]
+    fn new(
+        class: &Bound<'_, PyType>,
+        args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        #[cfg(Py_3_13)]
+        if (2..=8).contains(&args.len()) {
+            let py = class.py();
+            let (ours, theirs) = (py.get_type::<Self>().getattr("__init__")?, class.getattr("__init__")?);
+            // A subclass may pass them on in another way.
+            if theirs.is(&ours) {
+                warn_of_positions(py, "_sqlite3.Connection")?;
+            }
+        }
+        let _ = (class, args);
+        Ok(Self { state: AttachedCell::new(State::new()) })
     }
 
     /// `PRAGMA`s of the pool and the like aside, a connection is as SQLite opens it.
@@ -213,14 +306,7 @@ impl Connection {
         let path = path_of(database)?;
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", database))?;
         let this = slf.get();
-        // `__init__` may be called again: the old database is closed, its cursors with it.
-        let old = this.state.with(py, |state| {
-            state.initialised = false;
-            state.db.take()
-        });
-        if let Some(db) = old {
-            close(py, slf, &db)?;
-        }
+        forget(slf);
         let db = py.detach(|| Db::open(&path, &Open { uri, ..Open::default() }));
         let db = db.map_err(|failure| errors::of_failure(py, &failure))?;
         gil::install(&db.enter(), busy_timeout);
@@ -229,7 +315,7 @@ impl Connection {
             state.detect_types = detect_types;
             state.isolation = isolation;
             state.autocommit = autocommit;
-            state.thread = check_same_thread.then(|| thread_ident() as u64);
+            state.thread = check_same_thread.then(thread_ident);
             state.statements = Statements::new(usize::try_from(cached_statements).unwrap_or(0));
             state.busy_timeout = busy_timeout;
             state.initialised = true;
@@ -262,11 +348,11 @@ impl Connection {
     }
 
     /// Return a cursor for the connection.
-    #[pyo3(signature = (factory = None))]
-    fn cursor<'py>(slf: &Bound<'py, Self>, factory: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=Cursor)")]
+    fn cursor<'py>(slf: &Bound<'py, Self>, factory: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         slf.get().db(py)?;
-        let Some(factory) = factory else {
+        let Given::Value(factory) = factory else {
             return Ok(Bound::new(py, Cursor::of(slf))?.into_any());
         };
         let made = factory.call1((slf,))?;
@@ -282,25 +368,21 @@ impl Connection {
     }
 
     /// Calls compile a statement; kept for programs that used it.
-    #[pyo3(signature = (sql, /))]
-    fn __call__<'py>(slf: &Bound<'py, Self>, sql: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    #[pyo3(signature = (*args))]
+    fn __call__<'py>(slf: &Bound<'py, Self>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let db = slf.get().db(py)?;
+        let (sql,): (Bound<'py, PyString>,) = args.extract()?;
         let entered = enter(py, &db)?;
-        let prepared = super::prepared::prepare(py, &entered, &db, sql, 0)?;
+        let prepared = super::prepared::prepare(py, &entered, &db, &sql, 0)?;
         Ok(Bound::new(py, Statement { _prepared: AttachedCell::new(prepared) })?.into_any())
     }
 
     /// Abort any pending database operation. May be called from another thread.
     fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
-        let db = self.state.with(py, |state| state.db.clone());
-        match db {
-            Some(db) if db.is_open() => {
-                db.interrupt();
-                Ok(())
-            }
-            _ => Err(closed(py)),
-        }
+        let db = self.db_of_any_thread(py)?;
+        db.interrupt();
+        Ok(())
     }
 
     /// How TEXT becomes an object: `str`, `bytes`, `bytearray`, or a callable that takes bytes.
@@ -370,6 +452,16 @@ impl Connection {
         super::module::passes_for(slf.as_any(), &slf.py().get_type::<Self>(), "Connection")
     }
 
+    /// The signature of a call.
+    #[getter]
+    fn __text_signature__(&self) -> &'static str {
+        "(sql, /)"
+    }
+
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        super::module::refuse_pickling(slf.as_any())
+    }
+
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // SAFETY: the collector runs attached.
         let visited = unsafe {
@@ -401,6 +493,34 @@ impl Drop for Connection {
     fn drop(&mut self) {
         #[cfg(Py_3_13)]
         self.warn_unclosed();
+        // Objects die attached, unless the interpreter is gone.
+        Python::try_attach(|py| {
+            let (statements, db) = self.state.with(py, |state| (state.statements.take_all(), state.db.take()));
+            drop(statements);
+            if let Some(db) = db.filter(|db| db.has_file()) {
+                // Closing may write and sync.
+                py.detach(|| drop(db));
+            }
+        });
+    }
+}
+
+/// Leaves the old database before `__init__` opens another one. Cursors that stand on a row keep it, as ever.
+fn forget(slf: &Bound<'_, Connection>) {
+    let py = slf.py();
+    let gone = slf.get().state.with(py, |state| {
+        state.initialised = false;
+        let text = std::mem::replace(&mut state.text, Text::Str);
+        let row_factory = std::mem::replace(&mut state.row_factory, RowFactory::None);
+        (state.statements.take_all(), text, row_factory)
+    });
+    drop(gone);
+    let Some(db) = slf.get().state.with(py, |state| state.db.take()) else { return };
+    let is_last = Arc::strong_count(&db) == 1;
+    py.detach(|| drop(db));
+    if is_last {
+        let hooks = slf.get().state.with(py, |state| state.hooks.take_all());
+        drop(hooks);
     }
 }
 
@@ -410,10 +530,11 @@ fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyResult<
         // Another thread was faster.
         return Ok(());
     };
-    if entered.is_running() {
-        return Err(errors::programming(py, "cannot close the connection while one of its statements is running"));
+    if entered.is_busy() {
+        let what = if entered.is_running() { "one of its statements" } else { "a backup of it" };
+        return Err(errors::programming(py, format!("cannot close the connection while {what} is running")));
     }
-    let stepping = gil::Stepping::begin(py, &entered, !db.file().as_os_str().is_empty());
+    let stepping = gil::Stepping::begin(py, &entered, db.has_file());
     entered.close();
     drop(stepping);
     drop(entered);

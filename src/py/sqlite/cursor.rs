@@ -1,13 +1,14 @@
 //! `Cursor`: its attributes and the rows it hands out. Running statements is in [`super::execute`].
 #![allow(unsafe_code)]
 
-use pyo3::exceptions::PyTypeError;
+use std::sync::Arc;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{self, Connection, enter};
+use super::connection::{Connection, enter};
 use super::convert::{Rows, Text};
 use super::gil::{self, Stepping};
 use super::prepared::Prepared;
@@ -121,12 +122,10 @@ fn next_row<'py>(cursor: &Bound<'py, Cursor>) -> PyResult<Option<Bound<'py, PyAn
     let db = connection.get().db(py)?;
     let Some(prepared) = this.state.with(py, |state| state.prepared.take()) else { return Ok(None) };
     let locked = this.lock(py);
+    // The old one, if the connection was opened again meanwhile.
+    let db = if Arc::ptr_eq(&prepared.db, &db) { db } else { Arc::clone(&prepared.db) };
     let row = {
         let entered = enter(py, &db)?;
-        if !std::ptr::eq(&*prepared.db, &*db) {
-            // The connection was opened again; the statement ended with the old database.
-            return Err(connection::closed(py));
-        }
         advance(this, &connection, &entered, prepared)?
     };
     drop(locked);
@@ -233,10 +232,8 @@ fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, 
     });
     let Some(prepared) = prepared else { return Ok(list) };
     let _locked = this.lock(py);
+    let db = if Arc::ptr_eq(&prepared.db, &db) { db } else { Arc::clone(&prepared.db) };
     let entered = enter(py, &db)?;
-    if !std::ptr::eq(&*prepared.db, &*db) {
-        return Err(connection::closed(py));
-    }
     let text = connection.get().state.with(py, |state| state.text.clone_ref(py));
     let mut code = raw::SQLITE_ROW;
     let mut failure = None;
@@ -434,8 +431,7 @@ impl Cursor {
     }
 
     fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let class = slf.get_type().name()?.to_string();
-        Err(PyTypeError::new_err(format!("cannot pickle '{class}' object")))
+        super::module::refuse_pickling(slf.as_any())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -144,8 +144,8 @@ macro_rules! names {
     ($($name:ident)*) => { &[$((stringify!($name), raw::$name)),*] };
 }
 
-/// Result codes by name, as the module exports them.
-pub const NAMES: &[(&str, c_int)] = names! {
+/// Result codes by name.
+const NAMES: &[(&str, c_int)] = names! {
     SQLITE_ABORT SQLITE_AUTH SQLITE_BUSY SQLITE_CANTOPEN SQLITE_CONSTRAINT SQLITE_CORRUPT SQLITE_DONE SQLITE_EMPTY
     SQLITE_ERROR SQLITE_FORMAT SQLITE_FULL SQLITE_INTERNAL SQLITE_INTERRUPT SQLITE_IOERR SQLITE_LOCKED SQLITE_MISMATCH
     SQLITE_MISUSE SQLITE_NOLFS SQLITE_NOMEM SQLITE_NOTADB SQLITE_NOTFOUND SQLITE_NOTICE SQLITE_OK SQLITE_PERM

@@ -369,7 +369,8 @@ fn bind_all<'py>(
         return Ok(());
     }
     if !is_mapping(parameters) {
-        return Err(errors::programming(py, "parameters are of unsupported type"));
+        let message = "parameters are of unsupported type";
+        return Err(if cfg!(Py_3_11) { errors::programming(py, message) } else { PyValueError::new_err(message) });
     }
     bind_named(py, entered, prepared, parameters, look_up, lifetime)
 }

@@ -4,6 +4,7 @@
 //! - [`cursor`], [`execute`]: cursors, running statements
 //! - [`prepared`], [`adapt`], [`convert`]: statements, values in, values out
 //! - [`row`]: rows with names
+//! - [`blob`], [`backup`], [`serialize`], [`limits`]: the rest of what connections do
 //! - [`hooks`]: callables that SQLite calls
 //! - [`jobs`]: calls on background threads, for coroutines
 //! - [`settings`]: what a PRAGMA changes that the module has to know
@@ -12,6 +13,8 @@
 //! - [`errors`], [`module`]: exceptions, what else is exported
 
 pub mod adapt;
+pub mod backup;
+pub mod blob;
 pub mod connection;
 pub mod convert;
 pub mod cursor;
@@ -21,8 +24,10 @@ pub mod gil;
 pub mod hooks;
 pub mod jobs;
 pub mod lane;
+pub mod limits;
 pub mod module;
 pub mod prepared;
 pub mod row;
+pub mod serialize;
 pub mod settings;
 pub mod transaction;

@@ -1,10 +1,11 @@
 //! What the module exports besides its classes.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::PyType;
 
 use super::connection::{self, Connection};
-use super::{cursor, errors, jobs, lane, row};
+use super::{blob, cursor, jobs, lane, row};
 
 /// The class that `isinstance` is to see: that of the standard library for an instance of exactly our class, so that
 /// checks of existing programs hold; a subclass of the user's for its own instances.
@@ -17,21 +18,21 @@ pub fn passes_for<'py>(
     if class.is(ours) { object.py().import("_sqlite3")?.getattr(name) } else { Ok(class.into_any()) }
 }
 
-/// Names in `upshift._native` begin with `sqlite_`; the façade gives them their own.
+/// Connections, cursors and rows cannot be pickled.
+pub fn refuse_pickling(object: &Bound<'_, PyAny>) -> PyResult<()> {
+    let class = object.get_type();
+    let (module, name) = (class.getattr("__module__")?, class.name()?);
+    Err(PyTypeError::new_err(format!("cannot pickle '{module}.{name}' object")))
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = module.py();
-    let codes = PyDict::new(py);
-    for (name, code) in errors::NAMES {
-        codes.set_item(name, code)?;
-    }
-    module.add("sqlite_codes", codes)?;
-    module.add("sqlite_legacy_transaction_control", connection::LEGACY_TRANSACTION_CONTROL)?;
     module.add_function(wrap_pyfunction!(jobs::sqlite_spawn, module)?)?;
     module.add_function(wrap_pyfunction!(lane::sqlite_lane_turn, module)?)?;
-    module.add("LaneBusy", py.get_type::<lane::LaneBusy>())?;
+    module.add("LaneBusy", module.py().get_type::<lane::LaneBusy>())?;
     module.add_class::<lane::LaneTurn>()?;
     module.add_class::<Connection>()?;
     module.add_class::<cursor::Cursor>()?;
     module.add_class::<row::Row>()?;
-    Ok(())
+    module.add_class::<blob::Blob>()?;
+    module.add_function(wrap_pyfunction!(connection::connect, module)?)
 }

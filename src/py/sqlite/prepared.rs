@@ -74,7 +74,7 @@ pub fn prepare(
     let (prepared, used) = first_statement(py, entered, db, text)?;
     if !text::skip_blank(&text.as_bytes()[used..]).is_empty() {
         let message = "You can only execute one statement at a time.";
-        return Err(if cfg!(Py_3_12) { errors::programming(py, message) } else { errors::warning(py, message) });
+        return Err(if cfg!(Py_3_11) { errors::programming(py, message) } else { errors::warning(py, message) });
     }
     Ok(prepared.map(|mut prepared| {
         prepared.sql = sql.clone().unbind();
@@ -141,7 +141,7 @@ pub fn limit(entered: &Entered<'_>, which: c_int) -> c_int {
 
 pub fn null_character(py: Python<'_>) -> PyErr {
     let message = "the query contains a null character";
-    if cfg!(Py_3_10) { errors::programming(py, message) } else { pyo3::exceptions::PyValueError::new_err(message) }
+    if cfg!(Py_3_11) { errors::programming(py, message) } else { pyo3::exceptions::PyValueError::new_err(message) }
 }
 
 impl Kind {
@@ -283,7 +283,7 @@ impl Prepared {
             }
             let _ = name;
             let text = format!(
-                "Binding {} ('{full}') is a named parameter, but you supplied a sequence which requires nominal (qmark) \
+                "Binding {} ('{full}') is a named parameter, but you supplied a sequence which requires nameless (qmark) \
                  placeholders. Starting with Python 3.14 an sqlite3.ProgrammingError will be raised.",
                 index + 1
             );

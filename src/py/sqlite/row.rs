@@ -15,7 +15,7 @@ use crate::py::hang;
 /// A row of a result: items by position, or by name without regard to case.
 ///
 /// `tuple(row)`, `dict(row)`, `len(row)`, slices and comparison work as expected; `keys()` lists the names.
-#[pyclass(subclass, frozen, module = "upshift.sqlite")]
+#[pyclass(subclass, frozen, sequence, module = "upshift.sqlite")]
 pub struct Row {
     /// `cursor.description`.
     description: Py<PyAny>,
@@ -59,7 +59,8 @@ impl Row {
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let data = self.data.bind(py);
         if key.is_instance_of::<PyInt>() {
-            let index: isize = key.extract().map_err(|_| PyIndexError::new_err("Row index out of range"))?;
+            let too_large = |_| PyIndexError::new_err("cannot fit 'int' into an index-sized integer");
+            let index: isize = key.extract().map_err(too_large)?;
             let len = data.len() as isize;
             let place = if index < 0 { index + len } else { index };
             return match usize::try_from(place) {
@@ -108,6 +109,10 @@ impl Row {
     #[getter(__class__)]
     fn class<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         super::module::passes_for(slf.as_any(), &slf.py().get_type::<Self>(), "Row")
+    }
+
+    fn __reduce__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        super::module::refuse_pickling(slf.as_any())
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -42,8 +42,7 @@ impl Isolation {
             return Ok(Self::Off);
         }
         let Ok(level) = level.cast::<PyString>() else {
-            let class = level.get_type().name()?.to_string();
-            return Err(PyTypeError::new_err(format!("isolation_level must be a string or None, not {class}")));
+            return Err(PyTypeError::new_err("isolation_level must be str or None"));
         };
         let text = level.to_str()?;
         if text.contains('\0') {
