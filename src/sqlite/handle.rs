@@ -331,6 +331,8 @@ impl Entered<'_> {
                 }
             };
         }
+        // It may have been what kept a transaction open.
+        self.settle_lane();
     }
 
     #[cold]

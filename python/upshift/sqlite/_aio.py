@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from upshift import _native
 
@@ -24,7 +24,7 @@ PREFETCH = 64
 #: Seconds between attempts to interrupt a statement whose task was cancelled.
 _INTERRUPT_INTERVAL = 0.01
 
-Parameters = Sequence[Any] | Mapping[str, Any] if TYPE_CHECKING else Any
+Parameters = Union[Sequence[Any], Mapping[str, Any]]
 
 
 class _Job:
@@ -149,8 +149,8 @@ async def _interrupt(connection: Connection, job: _Job) -> None:
 class AsyncCursor:
     """Rows of one statement. Made by `AsyncConnection.execute()` or `AsyncConnection.cursor()`.
 
-    Iterate with `async for`, or use the fetch methods, which are those of `Cursor` as coroutines. The first rows come with
-    the statement, so that short results need no further waiting.
+    Iterate with `async for`, or use the fetch methods, which are those of `Cursor` as coroutines. The first rows come
+    with the statement, so that short results need no further waiting.
     """
 
     def __init__(self, connection: AsyncConnection, cursor: Cursor) -> None:
@@ -204,12 +204,22 @@ class AsyncCursor:
 
     async def executemany(self, sql: str, seq_of_parameters: Iterable[Parameters], /) -> AsyncCursor:
         """Run one statement for each set of parameters, in one go. An iterator is advanced by a background thread."""
-        await self._start(lambda: self._cursor.executemany(sql, seq_of_parameters) and [])
+
+        def call() -> list[Any]:
+            self._cursor.executemany(sql, seq_of_parameters)
+            return []
+
+        await self._start(call)
         return self
 
     async def executescript(self, sql_script: str, /) -> AsyncCursor:
         """Run all statements of a text, after committing an open transaction."""
-        await self._start(lambda: self._cursor.executescript(sql_script) and [])
+
+        def call() -> list[Any]:
+            self._cursor.executescript(sql_script)
+            return []
+
+        await self._start(call)
         return self
 
     async def _start(self, call: Callable[[], list[Any]]) -> None:

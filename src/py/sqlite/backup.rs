@@ -7,9 +7,10 @@ use pyo3::prelude::*;
 
 use super::blob::terminated;
 use super::connection::{Connection, check_open, detached};
-use super::{errors, gil};
+use super::{errors, gil, lane};
 use crate::py::hang;
 use crate::sqlite::backup::{Backup, Step, enter_both};
+use crate::sqlite::lane::Access;
 use crate::sqlite::{Db, Entered, raw};
 
 /// Enters both; detached if another thread is inside one of them.
@@ -34,6 +35,7 @@ fn inside<R>(
     let running = gil::Stepping::begin(py, &into, false);
     let stepping = gil::Stepping::begin(py, &from, true);
     let result = body(&from, &into);
+    into.settle_lane();
     drop(stepping);
     drop(running);
     Ok(result)
@@ -98,7 +100,11 @@ impl Connection {
         let begun = inside(py, both, |from, into| Backup::begin((&source, from), (&target, into), &name))?;
         let mut backup = begun.map_err(failed)?;
         let outcome = loop {
-            let step = match inside(py, both, |from, into| backup.step(from, into, pages)) {
+            let stepped = inside(py, both, |from, into| {
+                let taken = lane::take(into, Access::Write, || "a backup into this database");
+                taken.map(|()| backup.step(from, into, pages))
+            });
+            let step = match stepped.and_then(|step| step) {
                 Ok(step) => step,
                 Err(error) => break Err(error),
             };

@@ -11,9 +11,10 @@ use pyo3::types::{PyBytes, PyInt, PySlice};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::connection::{Connection, closed, enter};
-use super::{errors, gil};
+use super::{errors, gil, lane};
 use crate::sqlite::Entered;
 use crate::sqlite::blob::{self, Place};
+use crate::sqlite::lane::Access;
 use crate::support::sync::AttachedCell;
 
 /// From so many bytes on, copying lets go of the interpreter lock.
@@ -198,6 +199,7 @@ impl Blob {
         let Ok(entered) = enter(py, &db) else { return Ok(()) };
         let stepping = gil::Stepping::begin(py, &entered, db.has_file());
         let done = blob.close(&entered);
+        entered.settle_lane();
         drop(stepping);
         done.map_err(|failure| errors::of_failure(py, &failure))
     }
@@ -316,6 +318,7 @@ impl Drop for Blob {
             if let Some(entered) = db.try_enter() {
                 let stepping = gil::Stepping::begin(py, &entered, db.has_file());
                 drop(blob.close(&entered));
+                entered.settle_lane();
                 drop(stepping);
             }
         });
@@ -354,9 +357,12 @@ impl Connection {
         let place = Place { database: &database, table: &table, column: &column, row };
         let entered = enter(py, &db)?;
         let stepping = gil::Stepping::begin(py, &entered, !readonly && db.has_file());
-        let opened = blob::Blob::open(&db, &entered, place, !readonly);
+        let access = if readonly { Access::Read } else { Access::Write };
+        let taken = lane::take(&entered, access, || "a blob opened for writing");
+        let opened = taken.map(|()| blob::Blob::open(&db, &entered, place, !readonly));
+        entered.settle_lane();
         drop(stepping);
-        let blob = opened.map_err(|failure| errors::of_failure(py, &failure))?;
+        let blob = opened?.map_err(|failure| errors::of_failure(py, &failure))?;
         let state = State { connection: Some(slf.clone().unbind()), blob: Arc::new(blob), offset: 0 };
         Ok(Blob { state: AttachedCell::new(state) })
     }

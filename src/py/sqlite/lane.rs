@@ -79,7 +79,7 @@ pub unsafe fn step_raw(
 ) -> PyResult<c_int> {
     let stepping = Stepping::begin(py, entered, release);
     if let Some(access) = access {
-        if let Err(error) = take(entered, access, statement) {
+        if let Err(error) = take(entered, access, || text_of(statement)) {
             drop(stepping);
             return Err(error);
         }
@@ -97,12 +97,13 @@ pub unsafe fn step_raw(
     Ok(code)
 }
 
-/// Takes the lane for a statement that is about to begin.
+/// Takes the lane for a statement that is about to begin, or for what does the work of one. To be called while stepping;
+/// [`Entered::settle_lane`] gives it back.
 #[inline]
-fn take(entered: &Entered<'_>, access: Access, statement: *mut raw::sqlite3_stmt) -> PyResult<()> {
+pub fn take<'a>(entered: &Entered<'_>, access: Access, statement: impl FnOnce() -> &'a str) -> PyResult<()> {
     let actor = || TASK.get().unwrap_or_else(|| Actor::thread(thread_ident()));
     let Some((lane, actor)) = entered.lane_for(access, actor) else { return Ok(()) };
-    let claim = entered.db().claim(actor, access, text_of(statement));
+    let claim = entered.db().claim(actor, access, statement());
     match entered.try_take_lane(lane, &claim) {
         Ok(()) => Ok(()),
         Err(refused) => wait(entered, lane, &claim, refused),
