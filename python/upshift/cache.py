@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import inspect
 import logging
 import os
@@ -282,8 +283,8 @@ def close(self: ResultCache) -> None:
 def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     """A standard-library connection to the disk tier's file, usable from any thread, or None without one.
 
-    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`. Also
-    None if upshift was built with an SQLite library of its own, because two libraries must not open one file.
+    For inspection: pending writes are flushed before it is handed out. Opened on first use, closed by `close()`. One of
+    `upshift.sqlite` if upshift was built with an SQLite library of its own: two libraries must not open one file.
     """
     path = self._db_path()
     if path is None:
@@ -291,8 +292,9 @@ def _db_conn(self: ResultCache) -> sqlite3.Connection | None:
     self.flush()
     with _registry_lock:
         connection: sqlite3.Connection | None = self._registry.get(_CONNECTION)
-        if connection is None and _native.shares_interpreter_library():
-            connection = self._registry[_CONNECTION] = sqlite3.connect(path, check_same_thread=False)
+        if connection is None:
+            library = sqlite3 if _native.shares_interpreter_library() else importlib.import_module("upshift.sqlite")
+            connection = self._registry[_CONNECTION] = library.connect(path, check_same_thread=False)
     return connection
 
 

@@ -99,17 +99,22 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 impl Db {
     /// Opens the database at `path`, which may be `:memory:`, empty for a temporary file, or a URI if so asked.
     pub fn open(path: &Path, options: &Open) -> Result<Arc<Self>, Failure> {
-        store::fork::separate_from_parent();
+        store::get_ready();
         let mut flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         flags.set(OpenFlags::SQLITE_OPEN_URI, options.uri);
         flags.set(OpenFlags::SQLITE_OPEN_CREATE, !options.existing);
         let connection = SqliteConnectionManager::file(path).with_flags(flags).connect().map_err(|error| {
             let code = error.sqlite_error().map_or(ffi::SQLITE_CANTOPEN, |error| error.extended_code);
-            Failure::of_code(code & 0xff)
+            refused().unwrap_or_else(|| Failure::of_code(code & 0xff))
         })?;
         // SAFETY: the handle is only used while `owner` holds the connection.
         let raw = unsafe { connection.handle() };
+        #[cfg(feature = "bundled-sqlite")]
+        // SAFETY: just opened.
+        unsafe {
+            store::private::set_defaults(raw);
+        }
         let file = name_of(raw);
         let file_id = (!file.as_os_str().is_empty()).then(|| store::id_of(&file)).flatten();
         Ok(Arc::new(Self {
@@ -284,6 +289,10 @@ impl Entered<'_> {
         if found & 0xff != code & 0xff {
             return Failure::of_code(code);
         }
+        // ATTACH opens files as well.
+        if let Some(refused) = (code & 0xff == ffi::SQLITE_CANTOPEN).then(refused).flatten() {
+            return refused;
+        }
         Failure { code: found, message: text.to_string_lossy().into_owned() }
     }
 
@@ -384,6 +393,11 @@ impl Drop for Entered<'_> {
     }
 }
 
+/// That another SQLite library has the file open, if that is why it could not be opened.
+fn refused() -> Option<Failure> {
+    store::refusal().map(|error| Failure { code: ffi::SQLITE_CANTOPEN, message: error.to_string() })
+}
+
 fn name_of(raw: *mut ffi::sqlite3) -> PathBuf {
     // SAFETY: the connection is open; the name lives as long, and is copied.
     let name = unsafe {
@@ -447,6 +461,17 @@ mod tests {
         drop(entered);
         // SAFETY: the connection is open.
         assert!(unsafe { ffi::sqlite3_next_stmt(db.enter().raw(), std::ptr::null_mut()) }.is_null());
+    }
+
+    #[test]
+    fn foreign_keys_are_not_enforced_unless_asked_for() {
+        let db = memory();
+        let mut enforced: c_int = -1;
+        // SAFETY: the connection is open; the option takes an int, negative to change nothing, and a place for the answer.
+        unsafe {
+            ffi::sqlite3_db_config(db.enter().raw(), ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1 as c_int, &mut enforced)
+        };
+        assert_eq!(enforced, 0);
     }
 
     #[test]

@@ -158,26 +158,6 @@ fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// With a private copy of SQLite, refuses a file that another copy in this process has open: the two do not see each
-/// other's locks. `path` is not open through our own copy yet, or it is and every descriptor of it is ours.
-pub fn refuse_other_library(path: &Path, id: &FileId) -> Result<(), Error> {
-    #[cfg(all(unix, feature = "bundled-sqlite"))]
-    {
-        use std::os::unix::fs::MetadataExt;
-
-        // `/dev/fd` lists this process's descriptors; looking at an entry does not open it.
-        for entry in fs::read_dir("/dev/fd").into_iter().flatten().flatten() {
-            if let Ok(found) = fs::metadata(entry.path()) {
-                if (found.dev(), found.ino()) == id.inode {
-                    return Err(Error::HeldElsewhere(path.to_owned()));
-                }
-            }
-        }
-    }
-    let _ = (path, id);
-    Ok(())
-}
-
 /// The path with something added to its name.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);

@@ -17,6 +17,7 @@ impl SharedMark {
         let name = crate::support::random::unit().to_bits() ^ u64::from(std::process::id());
         let uri = format!("file:/upshift-{name:x}?vfs=memdb");
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI;
+        super::get_ready();
         let connection = Connection::open_with_flags(&uri, flags)?;
         connection.execute_batch("CREATE TABLE mark (x)")?;
         Ok(Self { uri, _connection: connection })

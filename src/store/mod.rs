@@ -5,6 +5,7 @@
 //! - [`reader`], [`log_head`], [`lookup`]: many small reads at the price of the lookups alone
 //! - [`migrate`]: ordered migrations, counted in `PRAGMA user_version`
 //! - [`fork`]: keeps a forked child's connections apart from the inherited ones
+//! - [`private`]: with a bundled SQLite, keeps it from files that the interpreter's copy has open
 //!
 //! Within a process a database file is opened and closed by SQLite only: closing any other descriptor of it would drop
 //! every POSIX lock the process holds on it.
@@ -16,6 +17,8 @@ mod library;
 mod log_head;
 mod lookup;
 mod migrate;
+#[cfg(feature = "bundled-sqlite")]
+pub mod private;
 mod reader;
 
 use std::path::{Path, PathBuf};
@@ -41,7 +44,10 @@ pub enum Error {
     #[error("{path}: schema version {found}, this version knows {known}")]
     Newer { path: PathBuf, found: i64, known: i64 },
     /// A bundled SQLite must not open a file that the interpreter's own copy holds open in this process.
-    #[error("{0}: held open by another SQLite library in this process")]
+    #[error(
+        "{0}: already open in this process outside upshift, which was built with an SQLite library of its own; \
+         the two would not see each other's locks"
+    )]
     HeldElsewhere(PathBuf),
     /// The path cannot be used: missing folder, not a regular file, no permission.
     #[error("{path}: {source}")]
@@ -72,11 +78,25 @@ pub fn prepare(path: &Path) -> Result<(PathBuf, FileId), Error> {
     Ok((path, id))
 }
 
-/// Fails if another SQLite library in this process has the file open. Can only happen with a bundled library, and can
-/// only be told while our own has no connection to the file.
-pub fn refuse_other_library(path: &Path, id: &FileId) -> Result<(), Error> {
-    // A forked child inherits descriptors that nobody uses.
-    if fork::is_child() { Ok(()) } else { file::refuse_other_library(path, id) }
+/// To be called before a connection is opened.
+pub fn get_ready() {
+    fork::separate_from_parent();
+    #[cfg(feature = "bundled-sqlite")]
+    private::get_ready();
+}
+
+/// Why this thread could not open a file since [`get_ready`], if it was because another SQLite library in this process
+/// has it open. Can only happen with a bundled library. Said once.
+pub fn refusal() -> Option<Error> {
+    #[cfg(all(unix, feature = "bundled-sqlite"))]
+    return private::take_refusal().map(Error::HeldElsewhere);
+    #[cfg(not(all(unix, feature = "bundled-sqlite")))]
+    None
+}
+
+fn connect(path: &Path) -> Result<Connection, Error> {
+    get_ready();
+    Connection::open(path).map_err(|error| refusal().unwrap_or(error))
 }
 
 /// Whether the write-ahead log under the name of this file is another one than that of the opening: someone deleted the
@@ -94,14 +114,13 @@ pub fn id_of(path: &Path) -> Option<FileId> {
 ///
 /// Blocks while another process migrates the file or holds it locked, up to the busy timeout of the connections.
 pub fn open(path: &Path, id: FileId, migrations: &[Migration]) -> Result<Opened, Error> {
-    fork::separate_from_parent();
-    let mut writer = Connection::open(path)?;
+    let mut writer = connect(path)?;
     if writer.is_readonly("main")? {
         return Err(Error::ReadOnly(path.to_owned()));
     }
     writer.start_wal()?;
     migrate::run(&mut writer, path, migrations)?;
-    let reader = Reader::new(Connection::open(path)?)?;
+    let reader = Reader::new(connect(path)?)?;
     // The file that was checked is the one that was opened, not one put in its place meanwhile.
     if file::check(path)? != id {
         return Err(Error::Untrusted { path: path.to_owned(), reason: "replaced while it was being opened" });

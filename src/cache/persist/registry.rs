@@ -156,7 +156,6 @@ fn attach(path: &Path, options: Options, position: Option<i64>) -> Result<Tier> 
     if let Some(shared) = files.get(&id).and_then(|entry| entry.shared.upgrade()) {
         return tie(shared, options, position);
     }
-    store::refuse_other_library(&path, &id)?;
     let shared = open_shared(&path, id.clone())?;
     let entry = Entry { path, shared: Arc::downgrade(&shared), closing: false };
     files.insert(id, entry);
