@@ -94,6 +94,16 @@ pub struct Entered<'a> {
     _guard: ReentrantMutexGuard<'a, ()>,
 }
 
+/// Why a database could not be opened, in SQLite's words.
+fn in_its_words(error: rusqlite::Error) -> Failure {
+    let code = error.sqlite_error().map_or(ffi::SQLITE_CANTOPEN, |error| error.extended_code) & 0xff;
+    match error {
+        // To this message the library adds the path.
+        rusqlite::Error::SqliteFailure(_, Some(message)) if code != ffi::SQLITE_CANTOPEN => Failure { code, message },
+        _ => Failure::of_code(code),
+    }
+}
+
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 impl Db {
@@ -104,10 +114,8 @@ impl Db {
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         flags.set(OpenFlags::SQLITE_OPEN_URI, options.uri);
         flags.set(OpenFlags::SQLITE_OPEN_CREATE, !options.existing);
-        let connection = SqliteConnectionManager::file(path).with_flags(flags).connect().map_err(|error| {
-            let code = error.sqlite_error().map_or(ffi::SQLITE_CANTOPEN, |error| error.extended_code);
-            refused().unwrap_or_else(|| Failure::of_code(code & 0xff))
-        })?;
+        let connection = SqliteConnectionManager::file(path).with_flags(flags).connect();
+        let connection = connection.map_err(|error| refused().unwrap_or_else(|| in_its_words(error)))?;
         // SAFETY: the handle is only used while `owner` holds the connection.
         let raw = unsafe { connection.handle() };
         #[cfg(feature = "bundled-sqlite")]

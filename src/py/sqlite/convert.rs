@@ -224,6 +224,12 @@ fn undecodable(py: Python<'_>, entered: &Entered<'_>, prepared: &Prepared, colum
         Ok(name) => name.to_string_lossy().into_owned(),
         Err(error) => return error,
     };
-    let text = String::from_utf8_lossy(bytes);
-    errors::operational(py, format!("Could not decode to UTF-8 column '{name}' with text '{text}'"))
+    let mut message = format!("Could not decode to UTF-8 column '{name}' with text '").into_bytes();
+    message.extend_from_slice(bytes);
+    message.push(b'\'');
+    // As the standard library has it: cut, and a sign for each byte that is not ASCII.
+    message.truncate(198);
+    let message =
+        message.iter().map(|&byte| if byte.is_ascii() { char::from(byte) } else { char::REPLACEMENT_CHARACTER });
+    errors::operational(py, message.collect::<String>())
 }
