@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pyo3::ffi;
@@ -32,6 +33,14 @@ enum State {
     /// Stepping without it.
     Released { thread: *mut ffi::PyThreadState },
 }
+
+/// How long a thread that steps without letting go keeps the interpreter lock while others want it back, in nanoseconds.
+const TURN: u64 = 20_000;
+
+/// Threads that let go of the interpreter lock for a statement and want it back.
+static WAITING: AtomicU32 = AtomicU32::new(0);
+/// When one of them last got it.
+static ARRIVED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static STATE: Cell<State> = const { Cell::new(State::Outside) };
@@ -78,8 +87,10 @@ impl<'a, 'db> Stepping<'a, 'db> {
 impl Drop for Stepping<'_, '_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let State::Released { thread } = STATE.get() {
-            restore(thread);
+        match STATE.get() {
+            State::Released { thread } => restore(thread),
+            _ if WAITING.load(Ordering::Relaxed) != 0 => give_way(),
+            _ => {}
         }
         STATE.set(self.before);
         self.entered.set_running(false);
@@ -108,6 +119,36 @@ pub fn release() {
 
 #[cold]
 fn restore(thread: *mut ffi::PyThreadState) {
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    attach(thread);
+    WAITING.fetch_sub(1, Ordering::Relaxed);
+    ARRIVED.store(clock::now(), Ordering::Relaxed);
+}
+
+/// Runs `body` without the interpreter lock, as `Python::detach` does, and is given way afterwards.
+pub fn detach<R: Send>(py: Python<'_>, body: impl FnOnce() -> R + Send) -> R {
+    let result = py.detach(|| {
+        let result = body();
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        result
+    });
+    WAITING.fetch_sub(1, Ordering::Relaxed);
+    ARRIVED.store(clock::now(), Ordering::Relaxed);
+    result
+}
+
+/// Lets one of them in. A thread that steps short statements one after the other would keep them out for as long as the
+/// interpreter lets it, five milliseconds at a time: writers beside readers would hardly write.
+#[cold]
+fn give_way() {
+    if clock::now() < ARRIVED.load(Ordering::Relaxed) + TURN {
+        return;
+    }
+    // SAFETY: the thread is attached, and touches no Python object before it is again.
+    attach(unsafe { ffi::PyEval_SaveThread() });
+}
+
+fn attach(thread: *mut ffi::PyThreadState) {
     let hang = super::super::hang::Hang;
     // SAFETY: what `PyEval_SaveThread` returned on this thread, not restored yet.
     unsafe { unwinding::PyEval_RestoreThread(thread) };
