@@ -6,8 +6,8 @@
 
 use std::ffi::{CStr, c_int};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use r2d2::ManageConnection;
@@ -15,8 +15,9 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{OpenFlags, ffi};
 
 use super::seat::Seat;
+use super::standing::{HOLD, Standing};
 use crate::store;
-use crate::support::runtime::pid;
+use crate::support::runtime::{self, pid};
 
 /// What SQLite said when it refused.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -63,6 +64,8 @@ pub struct Db {
     raw: AtomicPtr<ffi::sqlite3>,
     lock: ReentrantMutex<()>,
     seat: Seat,
+    standing: Standing,
+    this: Weak<Self>,
     /// Statements being stepped, all by the thread inside.
     running: AtomicU32,
     /// Set while `deferred` is not empty.
@@ -125,7 +128,7 @@ impl Db {
         }
         let file = name_of(raw);
         let file_id = (!file.as_os_str().is_empty()).then(|| store::id_of(&file)).flatten();
-        Ok(Arc::new(Self {
+        Ok(Arc::new_cyclic(|this| Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             pid: pid(),
             file,
@@ -133,6 +136,8 @@ impl Db {
             raw: AtomicPtr::new(raw),
             lock: ReentrantMutex::new(()),
             seat: Seat::default(),
+            standing: Standing::new(),
+            this: this.clone(),
             running: AtomicU32::new(0),
             has_deferred: AtomicBool::new(false),
             deferred: Mutex::new(Vec::new()),
@@ -182,17 +187,55 @@ impl Db {
     /// Enters unless another thread is inside.
     #[inline(always)]
     pub fn try_enter(&self) -> Option<Entered<'_>> {
-        self.lock.try_lock().map(|guard| Entered { db: self, _guard: guard })
+        self.try_look().inspect(Entered::no_read)
     }
 
     /// Enters, waiting for a thread that is inside.
     pub fn enter(&self) -> Entered<'_> {
+        let entered = self.look();
+        entered.no_read();
+        entered
+    }
+
+    /// Enters unless another thread is inside, for what neither writes nor changes settings. A read that goes on from
+    /// statement to statement (see [`allow_standing_reads`](Self::allow_standing_reads)) is left alone.
+    #[inline(always)]
+    pub fn try_look(&self) -> Option<Entered<'_>> {
+        self.lock.try_lock().map(|guard| Entered { db: self, _guard: guard })
+    }
+
+    /// The same, waiting for a thread that is inside.
+    pub fn look(&self) -> Entered<'_> {
         Entered { db: self, _guard: self.lock.lock() }
+    }
+
+    /// Whether reads that follow each other may share a transaction, which lasts some milliseconds longer than they do.
+    /// They still see what is committed in between. Not with functions that hear of every statement.
+    pub fn allow_standing_reads(&self, allowed: bool) {
+        let entered = self.enter();
+        self.standing.allow(allowed);
+        drop(entered);
+    }
+
+    /// Ends a standing read, after [`HOLD`].
+    fn rest(&self) {
+        self.standing.rested();
+        if self.is_ours() && self.try_enter().is_none() && self.standing.begins_rest() {
+            self.rest_later();
+        }
+    }
+
+    #[cold]
+    fn rest_later(&self) {
+        let due = Due(self.this.clone());
+        // Without a thread to be had, or when the runtime is stopped, `due` is dropped as well.
+        let _ = runtime::after(HOLD, move || drop(due));
     }
 
     /// Makes the statements that run now fail with `SQLITE_INTERRUPT`, and ends the wait for a turn. Never waits for them.
     pub fn interrupt(&self) {
         self.seat.interrupt();
+        self.standing.interrupt();
         let owner = self.owner.lock();
         if owner.is_some() && self.is_ours() {
             // SAFETY: the connection is open while `owner` holds it; interrupting is allowed from any thread.
@@ -220,20 +263,31 @@ impl Db {
         if !self.is_ours() {
             return;
         }
-        if let Some(entered) = self.try_enter() {
+        if let Some(entered) = self.try_look() {
             entered.end(&discarded);
             return;
         }
         self.deferred.lock().push(discarded);
         self.has_deferred.store(true, Ordering::Release);
         // The other thread may have left before it could see that.
-        drop(self.try_enter());
+        drop(self.try_look());
     }
 
     /// Keeps [`Entered::is_busy`] true while the result lives.
     pub fn pin(self: &Arc<Self>) -> Pin {
         self.pins.fetch_add(1, Ordering::Relaxed);
         Pin(Arc::clone(self))
+    }
+}
+
+/// Lets a connection rest when dropped.
+struct Due(Weak<Db>);
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if let Some(db) = self.0.upgrade() {
+            db.rest();
+        }
     }
 }
 
@@ -267,6 +321,27 @@ impl Entered<'_> {
     #[inline(always)]
     pub fn db(&self) -> &Db {
         self.db
+    }
+
+    /// To be called first when a statement may turn out to be a read: it must not see less than has been committed.
+    #[inline(always)]
+    pub fn refresh(&self) {
+        self.db.standing.refresh();
+    }
+
+    /// To be called before the first step of a read by itself, outside of a transaction.
+    #[inline(always)]
+    pub fn read(&self) {
+        // SAFETY: the connection is open, and this thread is inside.
+        if unsafe { self.db.standing.read(self.raw()) } {
+            self.db.rest_later();
+        }
+    }
+
+    /// To be called before anything else, by who entered with [`Db::look`].
+    #[inline(always)]
+    pub fn no_read(&self) {
+        self.db.standing.end();
     }
 
     /// Whether a statement or a backup is under way that closing the connection would pull the rug from under.
@@ -366,6 +441,7 @@ impl Entered<'_> {
             return;
         }
         self.db.deferred.lock().clear();
+        self.db.standing.forget();
         let blobs = std::mem::take(&mut *self.db.blobs.lock());
         // SAFETY: this thread is inside, and whoever keeps a statement or BLOB looks whether the connection is open before
         // use. A BLOB has a statement of its own, so it goes first.

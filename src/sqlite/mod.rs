@@ -1,6 +1,7 @@
 //! SQLite for applications: what a DB-API module and a connection pool need, without Python.
 //!
 //! - [`handle`]: an open connection, who may use it, and its end
+//! - [`standing`]: reads that go on from one statement to the next
 //! - [`statements`]: prepared statements kept for the next use
 //! - [`blob`]: BLOBs read and written in place
 //! - [`backup`]: one database copied into another
@@ -22,6 +23,7 @@ pub mod lane;
 pub mod pool;
 pub mod scan;
 pub mod seat;
+mod standing;
 pub mod statements;
 pub mod text;
 pub mod values;

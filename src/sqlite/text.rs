@@ -28,6 +28,11 @@ pub fn is_dml(sql: &[u8]) -> bool {
     ["insert", "update", "delete", "replace"].iter().any(|keyword| begins_with(sql, keyword))
 }
 
+/// Whether it may be a query: nothing else that SQLite calls read-only (ATTACH, BEGIN, most PRAGMAs) begins so.
+pub fn is_query(sql: &[u8]) -> bool {
+    ["select", "with", "values"].iter().any(|keyword| begins_with(sql, keyword))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,8 @@ use rusqlite::ffi;
 
 /// Length of the header in words.
 const WORDS: usize = 12;
+/// Two copies of the header, and the first word of what checkpoints write.
+const MAPPED: usize = 2 * WORDS + 1;
 /// First word of every header so far.
 const FORMAT: u32 = 3_007_000;
 /// Size of the part of the index that holds the header, as SQLite maps it.
@@ -30,15 +32,25 @@ impl LogState {
     }
 }
 
-/// The header in shared memory. Valid while the connection it was taken from is open.
-pub(super) struct LogHead(*const [AtomicU32; WORDS]);
+/// The header in shared memory. Valid while the connection it was taken from is open and keeps to its log.
+#[derive(Clone, Copy)]
+pub struct LogHead(*const [AtomicU32; MAPPED]);
 
 // SAFETY: the memory is shared between processes anyway and only read through atomics.
 unsafe impl Send for LogHead {}
 
 impl LogHead {
     /// `None` if the connection uses no log or an index of unknown format. The connection must have read already.
-    pub fn of(connection: &rusqlite::Connection) -> Option<Self> {
+    pub(super) fn of(connection: &rusqlite::Connection) -> Option<Self> {
+        // SAFETY: the connection is open and used by this thread, as it is borrowed.
+        unsafe { Self::of_raw(connection.handle()) }
+    }
+
+    /// The same.
+    ///
+    /// # Safety
+    /// The connection is open, in WAL mode, has read already, and no other thread uses it.
+    pub unsafe fn of_raw(connection: *mut ffi::sqlite3) -> Option<Self> {
         let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
         let mut region: *mut c_void = std::ptr::null_mut();
         // SAFETY: the connection is open. FILE_POINTER yields its file object, which lives as long as it does, or null.
@@ -47,8 +59,7 @@ impl LogHead {
         // connection is closed. The header is at its start, aligned as the mapping is.
         let head = unsafe {
             let place = std::ptr::from_mut(&mut file).cast::<c_void>();
-            let found =
-                ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, place);
+            let found = ffi::sqlite3_file_control(connection, c"main".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, place);
             if found != ffi::SQLITE_OK || file.is_null() {
                 return None;
             }
@@ -66,6 +77,7 @@ impl LogHead {
     }
 
     /// The present state. It includes every commit that another process had finished before.
+    #[inline]
     pub fn state(&self) -> LogState {
         // SAFETY: see `of`; the owner of `self` keeps the connection open.
         let words = unsafe { &*self.0 };
@@ -73,6 +85,13 @@ impl LogHead {
         let state = std::array::from_fn(|n| words[n].load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         LogState(state)
+    }
+
+    /// Pages at the beginning of the log that the database file has too.
+    pub fn checkpointed(&self) -> u32 {
+        // SAFETY: as in `state`.
+        let words = unsafe { &*self.0 };
+        words[MAPPED - 1].load(Ordering::Acquire)
     }
 }
 

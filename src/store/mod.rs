@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub use connection::{Checkpoint, Connection, Synchronous};
 pub use file::FileId;
 pub use library::SharedMark;
-pub use log_head::LogState;
+pub use log_head::{LogHead, LogState};
 pub use lookup::Line;
 pub use migrate::Migration;
 pub use reader::{Reader, Snapshot};

@@ -164,7 +164,13 @@ pub fn closed(py: Python<'_>) -> PyErr {
 /// Fails if that thread closed the connection.
 #[inline]
 pub fn enter<'a>(py: Python<'_>, db: &'a Db) -> PyResult<Entered<'a>> {
-    let entered = match db.try_enter() {
+    look(py, db).inspect(Entered::no_read)
+}
+
+/// The same for reads, and for looking at the connection's state (see [`Db::look`]).
+#[inline]
+pub fn look<'a>(py: Python<'_>, db: &'a Db) -> PyResult<Entered<'a>> {
+    let entered = match db.try_look() {
         Some(entered) => entered,
         None => wait(py, db),
     };
@@ -173,7 +179,7 @@ pub fn enter<'a>(py: Python<'_>, db: &'a Db) -> PyResult<Entered<'a>> {
 
 #[cold]
 fn wait<'a>(py: Python<'_>, db: &'a Db) -> Entered<'a> {
-    detached(py, || db.enter())
+    detached(py, || db.look())
 }
 
 /// Fails if the connection has been closed, or belongs to the parent process.
@@ -443,7 +449,7 @@ impl Connection {
     #[getter]
     fn in_transaction(&self, py: Python<'_>) -> PyResult<bool> {
         let db = self.db(py)?;
-        Ok(enter(py, &db)?.in_transaction())
+        Ok(look(py, &db)?.in_transaction())
     }
 
     /// What `isinstance` sees: the standard library's class.

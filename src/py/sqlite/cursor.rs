@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{Connection, enter};
+use super::connection::{Connection, look};
 use super::convert::{Rows, Text};
 use super::gil::{self, Stepping};
 use super::prepared::Prepared;
@@ -125,7 +125,7 @@ fn next_row<'py>(cursor: &Bound<'py, Cursor>) -> PyResult<Option<Bound<'py, PyAn
     // The old one, if the connection was opened again meanwhile.
     let db = if Arc::ptr_eq(&prepared.db, &db) { db } else { Arc::clone(&prepared.db) };
     let row = {
-        let entered = enter(py, &db)?;
+        let entered = look(py, &db)?;
         advance(this, &connection, &entered, prepared)?
     };
     drop(locked);
@@ -233,7 +233,7 @@ fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, 
     let Some(prepared) = prepared else { return Ok(list) };
     let _locked = this.lock(py);
     let db = if Arc::ptr_eq(&prepared.db, &db) { db } else { Arc::clone(&prepared.db) };
-    let entered = enter(py, &db)?;
+    let entered = look(py, &db)?;
     let text = connection.get().state.with(py, |state| state.text.clone_ref(py));
     let mut code = raw::SQLITE_ROW;
     let mut failure = None;

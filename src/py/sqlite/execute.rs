@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyMapping, PySequence, PyString, PyTuple};
 
 use super::adapt::{self, Lifetime};
-use super::connection::{Connection, PARSE_COLNAMES, PARSE_DECLTYPES, enter};
+use super::connection::{Connection, PARSE_COLNAMES, PARSE_DECLTYPES, enter, look};
 use super::cursor::Cursor;
 use super::prepared::{self, Kind, Prepared};
 use super::transaction::{self, Autocommit, Isolation};
@@ -89,11 +89,16 @@ impl<'a, 'py> Run<'a, 'py> {
     #[inline]
     fn once(&self, parameters: Option<&Bound<'py, PyAny>>) -> PyResult<()> {
         let py = self.py;
-        let entered = enter(py, &self.db)?;
+        let entered = look(py, &self.db)?;
+        entered.refresh();
         let Some(mut prepared) = self.obtain(&entered)? else {
             self.cursor.state.with(py, |state| state.rowcount = -1);
             return Ok(());
         };
+        let reads = prepared.is_query && !entered.in_transaction();
+        if !reads {
+            entered.no_read();
+        }
         self.start(&entered, &prepared)?;
         // Adapters and mappings are Python code, which must not end the statement.
         entered.set_running(true);
@@ -103,7 +108,13 @@ impl<'a, 'py> Run<'a, 'py> {
             prepared.clear(&entered);
             return Err(error);
         }
-        let code = match self.step(&entered, &mut prepared) {
+        let stepped = if reads && prepared.access.is_none() {
+            // SAFETY: a statement of the connection that was entered.
+            Ok(unsafe { gil::step_to_read(py, &entered, prepared.statement) })
+        } else {
+            self.step(&entered, &mut prepared)
+        };
+        let code = match stepped {
             Ok(code) => code,
             Err(error) => {
                 retire(&self.connection, &entered, prepared);
@@ -482,7 +493,7 @@ pub fn retire_anyhow(py: Python<'_>, connection: &Bound<'_, Connection>, prepare
     if !db.is_ours() {
         return;
     }
-    if let Some(entered) = db.try_enter() {
+    if let Some(entered) = db.try_look() {
         if db.is_open() {
             // Resetting a statement that writes commits it.
             let stepping = gil::Stepping::begin(py, &entered, false);

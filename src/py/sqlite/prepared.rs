@@ -25,6 +25,8 @@ pub struct Prepared {
     pub is_readonly: bool,
     /// The access to the lane of the database that it needs, if any.
     pub access: Option<Access>,
+    /// A SELECT, WITH or VALUES that changes nothing.
+    pub is_query: bool,
     pub kind: Kind,
     /// Made when first asked for, with the count of recompilations at that time.
     description: Option<(c_int, Py<PyTuple>)>,
@@ -127,6 +129,7 @@ pub fn first_statement(
         is_readonly,
         access: if explains { None } else { kind.access(is_readonly, head) },
         kind,
+        is_query: is_readonly && text::is_query(head),
         description: None,
         names: None,
     };

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString, PyTuple};
 
-use super::connection::{Connection, LEGACY_TRANSACTION_CONTROL, enter, plain_int};
+use super::connection::{Connection, LEGACY_TRANSACTION_CONTROL, enter, look, plain_int};
 use super::gil::Stepping;
 use super::{errors, lane};
 use crate::sqlite::lane::Access;
@@ -134,7 +134,7 @@ fn end(slf: &Bound<'_, Connection>, sql: &CStr) -> PyResult<()> {
     match slf.get().state.with(py, |state| state.autocommit) {
         Autocommit::On => Ok(()),
         Autocommit::Legacy => {
-            let open = enter(py, &db)?.in_transaction();
+            let open = look(py, &db)?.in_transaction();
             if open { run(py, &db, sql, true) } else { Ok(()) }
         }
         Autocommit::Off => {
