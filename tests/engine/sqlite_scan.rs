@@ -38,7 +38,7 @@ fn by_rowid(sql: &str) -> Scan {
 
 fn scan(connections: &[Arc<Db>], scan: &Scan) -> Result<Vec<Batch>, ScanError> {
     let connections: Vec<&Db> = connections.iter().map(|db| &**db).collect();
-    let snapshot = begin(&connections)?;
+    let snapshot = begin(&connections, &mut |_| Ok(()))?;
     read(&snapshot, scan, || false)
 }
 
@@ -204,7 +204,7 @@ fn transfers(wal: bool) {
         let (mut optimistic, mut moving) = (0, 0);
         let mut last = 0;
         while Instant::now() < until {
-            let snapshot = match begin(&readers) {
+            let snapshot = match begin(&readers, &mut |_| Ok(())) {
                 Ok(snapshot) => {
                     optimistic += 1;
                     snapshot
@@ -256,7 +256,7 @@ fn a_scan_can_be_stopped_and_fails_as_a_whole() {
     let readers: Vec<&Db> = connections.iter().map(|db| &**db).collect();
     let endless = "SELECT a FROM t WHERE a IN (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i + t.a FROM n)";
     let started = Instant::now();
-    let snapshot = begin(&readers).unwrap();
+    let snapshot = begin(&readers, &mut |_| Ok(())).unwrap();
     let outcome = read(&snapshot, &by_rowid(endless), || true);
     assert!(matches!(outcome, Err(ScanError::Cancelled)));
     assert!(started.elapsed() < Duration::from_secs(10));

@@ -30,6 +30,8 @@ pub struct State {
     pub connection: Option<Py<Connection>>,
     /// A statement that stands on a row.
     pub prepared: Option<Box<Prepared>>,
+    /// Text of the statement that has ended: its columns may still be asked for.
+    pub ended: Option<Py<PyString>>,
     pub description: Option<Py<PyTuple>>,
     pub lastrowid: Option<i64>,
     pub rowcount: i64,
@@ -47,6 +49,7 @@ impl State {
         Self {
             connection,
             prepared: None,
+            ended: None,
             description: None,
             lastrowid: None,
             rowcount: -1,
@@ -162,7 +165,7 @@ fn advance<'py>(
 }
 
 /// After a step: keeps the statement if it stands on a row.
-fn settle(
+pub fn settle(
     cursor: &Cursor,
     connection: &Bound<'_, Connection>,
     entered: &Entered<'_>,
@@ -180,6 +183,9 @@ fn settle(
                 let changes = execute::changes(entered);
                 cursor.state.with(py, |state| state.rowcount = changes);
             }
+            let ended = prepared.sql.clone_ref(py);
+            let old = cursor.state.with(py, |state| state.ended.replace(ended));
+            drop(old);
             execute::retire(connection, entered, prepared);
             Ok(())
         }

@@ -35,17 +35,21 @@ pub fn executemany<'py>(
     sql: &Bound<'py, PyAny>,
     parameters: &Bound<'py, PyAny>,
 ) -> PyResult<()> {
+    let columns = super::insert::Columns::of(parameters)?;
     let run = Run::begin(cursor, sql, "executemany")?;
-    let outcome = run.many(parameters);
+    let outcome = match columns {
+        None => run.many(parameters),
+        Some(columns) => run.many_columns(columns),
+    };
     run.end(outcome)
 }
 
 /// One call of `execute` or `executemany`.
-struct Run<'a, 'py> {
-    py: Python<'py>,
-    cursor: &'a Cursor,
-    connection: Bound<'py, Connection>,
-    db: Arc<Db>,
+pub struct Run<'a, 'py> {
+    pub py: Python<'py>,
+    pub cursor: &'a Cursor,
+    pub connection: Bound<'py, Connection>,
+    pub db: Arc<Db>,
     sql: &'a Bound<'py, PyString>,
     /// How transactions begin, unless they do not begin by themselves.
     isolation: Option<Isolation>,
@@ -121,11 +125,11 @@ impl<'a, 'py> Run<'a, 'py> {
                 return Err(error);
             }
         };
-        if code == raw::SQLITE_ROW {
-            self.describe(&entered, &mut prepared)?;
-        } else if code != raw::SQLITE_DONE {
+        if code != raw::SQLITE_ROW && code != raw::SQLITE_DONE {
             return Err(failed(&self.connection, &entered, prepared, code));
-        } else if prepared.columns(&entered) > 0 {
+        }
+        let has_columns = code == raw::SQLITE_ROW || prepared.columns(&entered) > 0;
+        if has_columns {
             self.describe(&entered, &mut prepared)?;
         }
         let rowcount = match (prepared.is_dml, code) {
@@ -135,14 +139,17 @@ impl<'a, 'py> Run<'a, 'py> {
         };
         // SAFETY: open and entered.
         let lastrowid = unsafe { raw::sqlite3_last_insert_rowid(entered.raw()) };
+        let ended = (has_columns && code == raw::SQLITE_DONE).then(|| prepared.sql.clone_ref(py));
         let mut prepared = Some(prepared);
-        self.cursor.state.with(py, |state| {
+        let old = self.cursor.state.with(py, |state| {
             state.rowcount = rowcount;
             state.lastrowid = Some(lastrowid);
             if code == raw::SQLITE_ROW {
                 state.prepared = prepared.take();
             }
+            ended.and_then(|ended| state.ended.replace(ended))
         });
+        drop(old);
         if let Some(prepared) = prepared {
             retire(&self.connection, &entered, prepared);
         }
@@ -154,12 +161,7 @@ impl<'a, 'py> Run<'a, 'py> {
         // A list or tuple is walked without running Python code; anything else may do what it likes in between.
         let mut rows = Rows::of(parameters)?;
         let mut entered = enter(py, &self.db)?;
-        let Some(mut prepared) = self.obtain(&entered)? else { return Ok(()) };
-        let refused = if cfg!(Py_3_11) { prepared.is_readonly } else { !prepared.is_dml };
-        if refused {
-            retire(&self.connection, &entered, prepared);
-            return Err(errors::programming(py, "executemany() can only execute DML statements."));
-        }
+        let Some(mut prepared) = self.obtain_dml(&entered)? else { return Ok(()) };
         self.start(&entered, &prepared)?;
         let mut rowcount = if prepared.is_dml { 0 } else { -1 };
         let mut held = Vec::new();
@@ -236,9 +238,20 @@ impl<'a, 'py> Run<'a, 'py> {
         }
     }
 
+    /// The same for `executemany`, which runs some statements only.
+    pub fn obtain_dml(&self, entered: &Entered<'_>) -> PyResult<Option<Box<Prepared>>> {
+        let Some(prepared) = self.obtain(entered)? else { return Ok(None) };
+        let refused = if cfg!(Py_3_11) { prepared.is_readonly } else { !prepared.is_dml };
+        if refused {
+            retire(&self.connection, entered, prepared);
+            return Err(errors::programming(self.py, "executemany() can only execute DML statements."));
+        }
+        Ok(Some(prepared))
+    }
+
     /// Begins a transaction if the statement needs one.
     #[inline]
-    fn start(&self, entered: &Entered<'_>, prepared: &Prepared) -> PyResult<()> {
+    pub fn start(&self, entered: &Entered<'_>, prepared: &Prepared) -> PyResult<()> {
         match self.isolation {
             Some(isolation) if prepared.is_dml && !entered.in_transaction() => {
                 transaction::begin(self.py, &self.db, isolation)
@@ -258,7 +271,7 @@ impl<'a, 'py> Run<'a, 'py> {
     }
 
     #[inline]
-    fn describe(&self, entered: &Entered<'_>, prepared: &mut Prepared) -> PyResult<()> {
+    pub fn describe(&self, entered: &Entered<'_>, prepared: &mut Prepared) -> PyResult<()> {
         let py = self.py;
         let description = prepared.description(py, entered, self.detect_types & PARSE_COLNAMES != 0)?;
         let converters = if self.detect_types == 0 { Vec::new() } else { self.converters(entered, prepared)? };

@@ -111,7 +111,7 @@ pub fn take<'a>(entered: &Entered<'_>, access: Access, statement: impl FnOnce() 
 }
 
 /// The text of the statement, as far as it is UTF-8.
-fn text_of<'a>(statement: *mut raw::sqlite3_stmt) -> &'a str {
+pub fn text_of<'a>(statement: *mut raw::sqlite3_stmt) -> &'a str {
     // SAFETY: a live statement, which keeps its text; the result is used before the statement ends.
     unsafe {
         let text = raw::sqlite3_sql(statement);
@@ -159,20 +159,41 @@ fn gone() -> PyErr {
 /// though it may go on once that has rolled back. If that has committed, the error says that it cannot.
 #[cold]
 unsafe fn insist(entered: &Entered<'_>, statement: *mut raw::sqlite3_stmt, code: c_int) -> c_int {
-    let seat = entered.db().seat();
-    let deadline = clock::now().saturating_add(seat.timeout().as_nanos() as u64);
-    let before = seat.interrupts();
+    let mut patience = Patience::begin(entered);
     let mut code = code;
-    while code == raw::SQLITE_BUSY && entered.reads_only() && clock::now() < deadline && seat.interrupts() == before {
-        gil::release();
+    while patience.waits(entered, code) {
         // SAFETY: the caller's promise; the bindings stay.
         code = unsafe {
             raw::sqlite3_reset(statement);
-            std::thread::sleep(BUSY_STEP);
             raw::sqlite3_step(statement)
         };
     }
     code
+}
+
+/// How long such a transaction is patient.
+pub struct Patience {
+    deadline: u64,
+    interrupts: u32,
+}
+
+impl Patience {
+    pub fn begin(entered: &Entered<'_>) -> Self {
+        let seat = entered.db().seat();
+        let deadline = clock::now().saturating_add(seat.timeout().as_nanos() as u64);
+        Self { deadline, interrupts: seat.interrupts() }
+    }
+
+    /// Waits a little; false if that is of no use, or not any more.
+    pub fn waits(&mut self, entered: &Entered<'_>, code: c_int) -> bool {
+        let goes_on = clock::now() < self.deadline && entered.db().seat().interrupts() == self.interrupts;
+        if code != raw::SQLITE_BUSY || !entered.reads_only() || !goes_on {
+            return false;
+        }
+        gil::release();
+        std::thread::sleep(BUSY_STEP);
+        true
+    }
 }
 
 /// The exception for a turn that did not come.

@@ -3,6 +3,8 @@
 //! - [`connection`], [`transaction`]: connections and their transactions
 //! - [`cursor`], [`execute`]: cursors, running statements
 //! - [`prepared`], [`adapt`], [`convert`]: statements, values in, values out
+//! - [`columns`], [`numpy`], [`arrow`]: results as columns; [`insert`], [`owned`]: columns and values as parameters
+//! - [`scan`]: several connections read one query
 //! - [`row`]: rows with names
 //! - [`blob`], [`backup`], [`serialize`], [`limits`]: the rest of what connections do
 //! - [`hooks`]: callables that SQLite calls
@@ -13,8 +15,10 @@
 //! - [`errors`], [`module`]: exceptions, what else is exported
 
 pub mod adapt;
+pub mod arrow;
 pub mod backup;
 pub mod blob;
+pub mod columns;
 pub mod connection;
 pub mod convert;
 pub mod cursor;
@@ -22,12 +26,16 @@ pub mod errors;
 pub mod execute;
 pub mod gil;
 pub mod hooks;
+pub mod insert;
 pub mod jobs;
 pub mod lane;
 pub mod limits;
 pub mod module;
+pub mod numpy;
+pub mod owned;
 pub mod prepared;
 pub mod row;
+pub mod scan;
 pub mod serialize;
 pub mod settings;
 pub mod transaction;

@@ -33,6 +33,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Connection>()?;
     module.add_class::<cursor::Cursor>()?;
     module.add_class::<row::Row>()?;
+    module.add_class::<super::columns::NumpyBatches>()?;
+    module.add_class::<super::scan::ScanResult>()?;
+    module.add_function(wrap_pyfunction!(super::scan::sqlite_scan, module)?)?;
     module.add_class::<blob::Blob>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)
 }

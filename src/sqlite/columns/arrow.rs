@@ -7,13 +7,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::types::{
-    ArrowPrimitiveType, Float32Type, Int8Type, Int16Type, Int32Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, LargeBinaryArray, LargeStringArray, NullArray,
-    PrimitiveArray, RecordBatch, RecordBatchOptions, RecordBatchReader, StringArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Float64Array, Int64Array, LargeBinaryArray, LargeStringArray,
+    NullArray, PrimitiveArray, RecordBatch, RecordBatchIterator, RecordBatchOptions, RecordBatchReader, StringArray,
 };
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
@@ -90,6 +92,65 @@ pub fn record_batch(schema: &SchemaRef, batch: Batch, first: u64) -> Result<Reco
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(schema.clone(), arrays, &options)
         .map_err(|error| Failure::Data(error.to_string()))
+}
+
+/// Whether all texts can be Arrow's.
+pub fn check_texts(batches: &[Batch]) -> Result<(), Failure> {
+    let mut first = 0;
+    for batch in batches {
+        for column in &batch.columns {
+            if let Data::Text(text) = &column.data {
+                check_text(text).map_err(|row| at_row(&column.name, first + row as u64, NOT_UTF8))?;
+            }
+        }
+        first += batch.rows as u64;
+    }
+    Ok(())
+}
+
+/// All batches of a result that is there as a whole, as Arrow's; their memory moves.
+pub fn record_batches(schema: &SchemaRef, batches: Vec<Batch>) -> Result<Vec<RecordBatch>, Failure> {
+    let mut first = 0;
+    let converted = batches.into_iter().map(|batch| {
+        let rows = batch.rows as u64;
+        let converted = record_batch(schema, batch, first);
+        first += rows;
+        converted
+    });
+    converted.collect()
+}
+
+/// The stream of a result that is there as a whole.
+pub fn export_all(schema: SchemaRef, batches: Vec<RecordBatch>) -> FFI_ArrowArrayStream {
+    FFI_ArrowArrayStream::new(Box::new(RecordBatchIterator::new(batches.into_iter().map(Ok), schema)))
+}
+
+/// A copy of what [`record_batch`] has made Arrow's.
+pub fn batch_of(batch: &RecordBatch) -> Batch {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, array)| {
+        let bytes = |offsets: &[i32], data: &[u8]| Bytes::from_parts(offsets.to_vec(), data.to_vec());
+        let data = match array.data_type() {
+            DataType::Int64 => Data::Int64(array.as_primitive::<Int64Type>().values().to_vec()),
+            DataType::Float64 => Data::Float64(array.as_primitive::<Float64Type>().values().to_vec()),
+            DataType::Utf8 => {
+                let array = array.as_string::<i32>();
+                Data::Text(bytes(array.value_offsets(), array.value_data()))
+            }
+            DataType::Binary => {
+                let array = array.as_binary::<i32>();
+                Data::Blob(bytes(array.value_offsets(), array.value_data()))
+            }
+            _ => Data::Null(array.len()),
+        };
+        let validity = match (array.nulls(), array.data_type()) {
+            (Some(nulls), _) => Validity::of(nulls.iter()),
+            (None, DataType::Null) => Validity::of((0..array.len()).map(|_| false)),
+            (None, _) => Validity::default(),
+        };
+        Column { name: field.name().as_str().into(), data, validity, misfit: None }
+    });
+    Batch { rows: batch.num_rows(), columns: columns.collect() }
 }
 
 /// A result as the consumer of a stream pulls it.
@@ -203,6 +264,10 @@ fn array(column: Column, wanted: &DataType, first: u64) -> Result<ArrayRef, Fail
             return Err(Failure::Data(format!("column {name:?}: {found} cannot be given as {wanted}")));
         }
     })
+}
+
+fn at_row(column: &str, row: u64, what: &str) -> Failure {
+    Failure::Data(format!("column {column:?}, row {row} (from 0): {what}"))
 }
 
 const NOT_UTF8: &str = "TEXT that is no UTF-8; CAST it to BLOB in the SQL";

@@ -134,13 +134,23 @@ impl Builder {
     pub unsafe fn prepare(&mut self, statement: *mut sqlite3_stmt) {
         if !self.ready {
             // SAFETY: the caller's promise.
-            self.columns = unsafe { columns_of(statement) };
-            for (column, &kind) in self.columns.iter_mut().zip(&self.wanted) {
-                column.data = Data::nulls(kind, 0);
-                column.settled = Settled::ByWish;
-            }
-            self.ready = true;
+            let columns = unsafe { columns_of(statement) };
+            self.begin(columns);
         }
+    }
+
+    /// The same where only the names of the columns are known.
+    pub fn prepare_named(&mut self, names: Vec<String>) {
+        self.begin(unique(names).into_iter().map(|name| Growing::new(name, Declared::UNKNOWN)).collect());
+    }
+
+    fn begin(&mut self, columns: Vec<Growing>) {
+        self.columns = columns;
+        for (column, &kind) in self.columns.iter_mut().zip(&self.wanted) {
+            column.data = Data::nulls(kind, 0);
+            column.settled = Settled::ByWish;
+        }
+        self.ready = true;
     }
 
     /// Rows read so far, those taken included.
@@ -214,6 +224,18 @@ impl From<Fault> for Stop {
 }
 
 impl Growing {
+    fn new(name: String, declared: Declared) -> Self {
+        Self {
+            name: name.into(),
+            declared,
+            settled: Settled::No,
+            data: Data::Null(0),
+            validity: Validity::default(),
+            taken: 0,
+            misfit: None,
+        }
+    }
+
     /// # Safety
     /// `value` is the one that was found; it is alive and nobody else uses its connection.
     #[inline(always)]
@@ -414,17 +436,7 @@ unsafe fn columns_of(statement: *mut sqlite3_stmt) -> Vec<Growing> {
             .unzip()
     };
     let columns = unique(names).into_iter().zip(&declared);
-    columns
-        .map(|(name, declared)| Growing {
-            name: name.into(),
-            declared: Declared::parse(declared),
-            settled: Settled::No,
-            data: Data::Null(0),
-            validity: Validity::default(),
-            taken: 0,
-            misfit: None,
-        })
-        .collect()
+    columns.map(|(name, declared)| Growing::new(name, Declared::parse(declared))).collect()
 }
 
 /// Names that occur again get `:1`, `:2`, … appended, as SQLite does it in subqueries.

@@ -1,5 +1,6 @@
 //! The values of a column.
 
+use super::Fault;
 use super::kind::Kind;
 use super::text::{Bytes, Refused};
 use super::validity::Validity;
@@ -110,6 +111,11 @@ impl Data {
             Self::Mixed(mixed) => push(&mut mixed.cells, Cell::Null)?,
         }
         Ok(())
+    }
+
+    /// The same integers as floats, NaN for NULL; `None` if one of them would not be the same.
+    pub fn to_floats(&self, validity: &Validity) -> Result<Option<Vec<f64>>, Fault> {
+        self.as_floats(validity).map_err(|_| Fault::Memory)
     }
 
     /// The same numbers as floats, unless one of them would not be the same.

@@ -31,9 +31,9 @@ pub enum InputFault {
     /// A column of a type that SQLite cannot store.
     #[error("column {column:?}: values of type {found} cannot be stored in SQLite; cast the column first")]
     Unsupported { column: String, found: String },
-    /// A value that SQLite cannot store.
+    /// A value that SQLite cannot store: an integer too large, or (not `overflow`) something else.
     #[error("column {column:?}, row {row} (from 0): {reason}")]
-    Value { column: String, row: u64, reason: String },
+    Value { column: String, row: u64, reason: String, overflow: bool },
     /// The columns do not match the parameters of the statement.
     #[error("{0}")]
     Parameters(String),
@@ -91,6 +91,36 @@ pub enum Values {
     Dictionary(Vec<usize>, Box<Input>),
     /// Whatever an application made of them.
     Any(Vec<Value>),
+    /// One part after the other, each with its first row.
+    Parts(Vec<(usize, Input)>),
+}
+
+impl Values {
+    /// How many there are, if they can tell.
+    pub fn len(&self) -> Option<usize> {
+        Some(match self {
+            Self::Null | Self::Decimal(_) => return None,
+            Self::Bits(values) => values.len(),
+            Self::Bools(values) => values.len(),
+            Self::Int8(values) => values.len(),
+            Self::Int16(values) => values.len(),
+            Self::Int32(values) | Self::Days(values) => values.len(),
+            Self::Int64(values) | Self::DayMillis(values) | Self::Moments(values, ..) => values.len(),
+            Self::UInt8(values) => values.len(),
+            Self::UInt16(values) => values.len(),
+            Self::UInt32(values) => values.len(),
+            Self::UInt64(values) => values.len(),
+            Self::Float32(values) => values.len(),
+            Self::Float64(values) => values.len(),
+            Self::Short(offsets, ..) => offsets.len() - 1,
+            Self::Long(offsets, ..) => offsets.len() - 1,
+            Self::View(values, _) => values.len(),
+            Self::Fixed(values) => values.len(),
+            Self::Dictionary(keys, _) => keys.len(),
+            Self::Any(values) => values.len(),
+            Self::Parts(_) => return None,
+        })
+    }
 }
 
 impl Input {
@@ -141,7 +171,7 @@ impl Input {
                 Values::UInt32(values) => int(i64::from(values[row])),
                 Values::UInt64(values) => match i64::try_from(values[row]) {
                     Ok(value) => int(value),
-                    Err(_) => return Err(Unbound::Value(format!("{} is too large for SQLite", values[row]))),
+                    Err(_) => return Err(Unbound::TooLarge(values[row])),
                 },
                 Values::Float32(values) => float(f64::from(values[row])),
                 Values::Float64(values) => float(values[row]),
@@ -173,6 +203,11 @@ impl Input {
                     None => return Err(Unbound::Value("a decimal with more digits than its type has".to_owned())),
                 },
                 Values::Dictionary(keys, values) => return values.bind(statement, place, keys[row]),
+                Values::Parts(parts) => {
+                    let part = parts.partition_point(|&(first, _)| first <= row) - 1;
+                    let (first, values) = &parts[part];
+                    return values.bind(statement, place, row - first);
+                }
                 Values::Any(values) => match &values[row] {
                     Value::Null => ffi::sqlite3_bind_null(statement, place),
                     Value::Integer(value) => int(*value),
@@ -189,10 +224,20 @@ impl Input {
 /// Why a value was not bound.
 enum Unbound {
     Sqlite(c_int),
+    TooLarge(u64),
     Value(String),
 }
 
 impl Unbound {
+    fn into_fault(self, column: &str, row: u64) -> InputFault {
+        let (reason, overflow) = match self {
+            Self::Sqlite(code) => return InputFault::Sqlite(code),
+            Self::TooLarge(value) => (format!("{value} is too large for SQLite"), true),
+            Self::Value(reason) => (reason, false),
+        };
+        InputFault::Value { column: column.to_owned(), row, reason, overflow }
+    }
+
     fn no_date() -> Self {
         Self::Value("a date outside the years 1 to 9999".to_owned())
     }
@@ -265,12 +310,9 @@ impl Rows {
             for row in rows {
                 ffi::sqlite3_reset(statement);
                 for (column, &place) in self.columns.iter().zip(places).filter(|(_, place)| **place > 0) {
-                    column.bind(statement, place, row).map_err(|unbound| match unbound {
-                        Unbound::Sqlite(code) => InputFault::Sqlite(code),
-                        Unbound::Value(reason) => {
-                            InputFault::Value { column: column.name.clone(), row: self.first + row as u64, reason }
-                        }
-                    })?;
+                    column
+                        .bind(statement, place, row)
+                        .map_err(|unbound| unbound.into_fault(&column.name, self.first + row as u64))?;
                 }
                 let code = loop {
                     match ffi::sqlite3_step(statement) {

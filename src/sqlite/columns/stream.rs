@@ -6,10 +6,10 @@ use std::ffi::CStr;
 
 use arrow_array::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi_and_data_type};
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
-use arrow_array::{Array, StructArray};
+use arrow_array::{Array, StructArray, make_array};
 use arrow_schema::{DataType, Field, Fields};
 
-use super::input::{Input, InputFault, Rows, storable};
+use super::input::{Input, InputFault, Rows, Values, storable};
 
 /// A stream that someone else produces.
 pub struct Incoming {
@@ -24,15 +24,33 @@ impl Incoming {
     /// # Safety
     /// It is what the C stream interface says.
     pub unsafe fn new(mut stream: FFI_ArrowArrayStream) -> Result<Self, InputFault> {
-        let get_schema = stream.get_schema.ok_or_else(|| InputFault::Stream(RELEASED.to_owned()))?;
-        let mut schema = FFI_ArrowSchema::empty();
         // SAFETY: the caller's promise.
-        let code = unsafe { get_schema(&mut stream, &mut schema) };
-        if code != 0 {
-            return Err(InputFault::Stream(last_error(&mut stream, code)));
-        }
+        let schema = unsafe { schema_of(&mut stream)? };
         let fields = fields_of(&schema)?;
         Ok(Self { stream, fields, rows: 0 })
+    }
+
+    /// A stream of one column's values, all of them.
+    ///
+    /// # Safety
+    /// As `new`.
+    pub unsafe fn column(name: String, mut stream: FFI_ArrowArrayStream) -> Result<(Input, usize), InputFault> {
+        // SAFETY: the caller's promise.
+        let schema = unsafe { schema_of(&mut stream)? };
+        let field = field_of(name, &schema)?;
+        let fields = Fields::from(vec![field.clone()]);
+        let mut this = Self { stream, fields, rows: 0 };
+        let (mut parts, mut rows) = (Vec::new(), 0);
+        while let Some(array) = this.pull()? {
+            // SAFETY: the caller's promise; the array is of the stream's type.
+            let (input, length) = unsafe { input_of(&field, array)? };
+            if length > 0 {
+                parts.push((rows, input));
+                rows += length;
+            }
+        }
+        let values = if parts.is_empty() { Values::Null } else { Values::Parts(parts) };
+        Ok((Input::new(field.name().clone(), values, None), rows))
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -41,6 +59,14 @@ impl Incoming {
 
     /// The next rows, or `None` after the last ones. May run code of the producer for as long as it likes.
     pub fn next_rows(&mut self) -> Result<Option<Rows>, InputFault> {
+        let Some(array) = self.pull()? else { return Ok(None) };
+        // SAFETY: the promise of `new`; the array is of the stream's type.
+        let rows = unsafe { rows_of(array, &self.fields, self.rows)? };
+        self.rows += rows.len() as u64;
+        Ok(Some(rows))
+    }
+
+    fn pull(&mut self) -> Result<Option<FFI_ArrowArray>, InputFault> {
         let get_next = self.stream.get_next.ok_or_else(|| InputFault::Stream(RELEASED.to_owned()))?;
         let mut array = FFI_ArrowArray::empty();
         // SAFETY: the promise of `new`.
@@ -48,13 +74,7 @@ impl Incoming {
         if code != 0 {
             return Err(InputFault::Stream(last_error(&mut self.stream, code)));
         }
-        if array.is_released() {
-            return Ok(None);
-        }
-        // SAFETY: the same; the array is of the stream's type.
-        let rows = unsafe { rows_of(array, &self.fields, self.rows)? };
-        self.rows += rows.len() as u64;
-        Ok(Some(rows))
+        Ok((!array.is_released()).then_some(array))
     }
 }
 
@@ -63,9 +83,40 @@ impl Incoming {
 /// # Safety
 /// Both are what the C data interface says.
 pub unsafe fn record_batch(array: FFI_ArrowArray, schema: &FFI_ArrowSchema) -> Result<Rows, InputFault> {
+    if array.is_released() {
+        return Err(InputFault::Stream(RELEASED.to_owned()));
+    }
     let fields = fields_of(schema)?;
     // SAFETY: the caller's promise.
     unsafe { rows_of(array, &fields, 0) }
+}
+
+/// The values of a single array, and how many there are.
+///
+/// # Safety
+/// Both are what the C data interface says.
+pub unsafe fn column(
+    name: String,
+    array: FFI_ArrowArray,
+    schema: &FFI_ArrowSchema,
+) -> Result<(Input, usize), InputFault> {
+    if array.is_released() {
+        return Err(InputFault::Stream(RELEASED.to_owned()));
+    }
+    let field = field_of(name, schema)?;
+    // SAFETY: the caller's promise.
+    unsafe { input_of(&field, array) }
+}
+
+/// # Safety
+/// The stream is what the C stream interface says.
+unsafe fn schema_of(stream: &mut FFI_ArrowArrayStream) -> Result<FFI_ArrowSchema, InputFault> {
+    // What has been consumed may have any callbacks, but none to release it.
+    let get_schema = stream.release.and(stream.get_schema).ok_or_else(|| InputFault::Stream(RELEASED.to_owned()))?;
+    let mut schema = FFI_ArrowSchema::empty();
+    // SAFETY: the caller's promise.
+    let code = unsafe { get_schema(stream, &mut schema) };
+    if code == 0 { Ok(schema) } else { Err(InputFault::Stream(last_error(stream, code))) }
 }
 
 const RELEASED: &str = "the Arrow stream has been consumed already";
@@ -78,16 +129,28 @@ fn fields_of(schema: &FFI_ArrowSchema) -> Result<Fields, InputFault> {
             "an Arrow array of {found} has no columns; pass a table or a record batch"
         )));
     }
-    let fields = schema.children().map(|child| {
-        let column = child.name().unwrap_or_default().to_owned();
-        let found = DataType::try_from(child);
-        match found {
-            Ok(found) if storable(&found) => Ok(Field::new(column, found, true)),
-            Ok(found) => Err(InputFault::Unsupported { column, found: found.to_string() }),
-            Err(_) => Err(InputFault::Unsupported { column, found: format!("{:?}", child.format()) }),
-        }
-    });
-    fields.collect()
+    schema.children().map(|child| field_of(child.name().unwrap_or_default().to_owned(), child)).collect()
+}
+
+/// A column that SQLite can store.
+fn field_of(column: String, schema: &FFI_ArrowSchema) -> Result<Field, InputFault> {
+    match DataType::try_from(schema) {
+        Ok(found) if storable(&found) => Ok(Field::new(column, found, true)),
+        Ok(found) => Err(InputFault::Unsupported { column, found: found.to_string() }),
+        Err(_) => Err(InputFault::Unsupported { column, found: format!("{:?}", schema.format()) }),
+    }
+}
+
+/// # Safety
+/// The array is of the field's type.
+unsafe fn input_of(field: &Field, array: FFI_ArrowArray) -> Result<(Input, usize), InputFault> {
+    let failed = |error: arrow_schema::ArrowError| InputFault::Stream(error.to_string());
+    // SAFETY: the caller's promise.
+    let mut data = unsafe { from_ffi_and_data_type(array, field.data_type().clone()) }.map_err(failed)?;
+    data.align_buffers();
+    data.validate().map_err(failed)?;
+    let length = data.len();
+    Ok((Input::from_array(field.name().clone(), &make_array(data))?, length))
 }
 
 /// # Safety

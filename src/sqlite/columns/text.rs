@@ -84,6 +84,11 @@ impl Bytes {
         &self.offsets
     }
 
+    /// Of what [`into_parts`](Self::into_parts) has given.
+    pub(super) fn from_parts(offsets: Vec<i32>, data: Vec<u8>) -> Self {
+        Self { offsets, data }
+    }
+
     /// Offsets and data.
     pub fn into_parts(self) -> (Vec<i32>, Vec<u8>) {
         (self.offsets, self.data)

@@ -4,6 +4,7 @@ use std::mem;
 
 use super::data::Data;
 use super::text::Refused;
+use super::validity::Validity;
 use super::{Batch, Column, Fault, Kind, Mismatch};
 
 /// Gives the columns of all batches one type, by the rules of a single one. Rows of the batches count on.
@@ -26,19 +27,24 @@ pub fn unify(batches: &mut [Batch]) -> Result<(), Fault> {
 }
 
 /// One column of numbers, or of nothing, out of its parts, which are all of one type.
-pub fn join(parts: Vec<Column>) -> Result<Option<Column>, Fault> {
+pub fn join(parts: &[&Column]) -> Result<Option<Column>, Fault> {
     let rows = parts.iter().map(|part| part.data.len()).sum();
-    let mut parts = parts.into_iter();
-    let Some(mut whole) = parts.next() else {
+    let Some(first) = parts.first() else {
         return Ok(None);
+    };
+    let mut whole = Column {
+        name: first.name.clone(),
+        data: Data::nulls(first.data.kind(), 0),
+        validity: Validity::default(),
+        misfit: None,
     };
     for part in parts {
         let present = whole.data.len();
         whole.validity.append(present, &part.validity).ok_or(Fault::Memory)?;
-        match (&mut whole.data, part.data) {
+        match (&mut whole.data, &part.data) {
             (Data::Null(rows), Data::Null(more)) => *rows += more,
-            (Data::Int64(values), Data::Int64(more)) => append(values, &more, rows)?,
-            (Data::Float64(values), Data::Float64(more)) => append(values, &more, rows)?,
+            (Data::Int64(values), Data::Int64(more)) => append(values, more, rows)?,
+            (Data::Float64(values), Data::Float64(more)) => append(values, more, rows)?,
             _ => return Ok(None),
         }
     }

@@ -20,6 +20,16 @@ impl Validity {
         row < self.rows && self.bits[row / 8] & (1 << (row % 8)) == 0
     }
 
+    /// Of what is known about each row.
+    pub(super) fn of(valid: impl Iterator<Item = bool>) -> Self {
+        let mut validity = Self::default();
+        for (row, _) in valid.enumerate().filter(|(_, valid)| !valid) {
+            // Memory for a bit a row; it would abort otherwise, too.
+            let _ = validity.push_null(row);
+        }
+        validity
+    }
+
     /// The row is NULL; all before it have been told.
     pub(super) fn push_null(&mut self, row: usize) -> Option<()> {
         self.extend(row)?;

@@ -19,7 +19,7 @@ mod tokens;
 use rusqlite::types::Value;
 
 pub use run::{Part, Scan, read};
-pub use snapshot::{Snapshot, begin, begin_locked};
+pub use snapshot::{Ready, Snapshot, begin, begin_locked};
 pub use split::Refused;
 
 use super::Failure;

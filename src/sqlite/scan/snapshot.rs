@@ -47,20 +47,26 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Begins on all connections; says whether they see the same.
-    fn try_begin(&self) -> Result<bool, ScanError> {
+    fn try_begin(&self, ready: &mut Ready<'_>) -> Result<bool, ScanError> {
         let Some((last, others)) = self.connections.split_last() else {
             return Ok(true);
         };
         let last = last.enter();
-        let before = version(&last)?;
+        let before = if others.is_empty() { None } else { Some(version(&last)?) };
         for db in others {
-            read(&db.enter())?;
+            let entered = db.enter();
+            ready(&entered)?;
+            read(&entered)?;
         }
+        ready(&last)?;
         read(&last)?;
         // Within the transaction it is the version that the transaction sees.
-        Ok(version(&last)? == before)
+        Ok(before.is_none() || Some(version(&last)?) == before)
     }
 }
+
+/// Called with a connection that is about to begin.
+pub type Ready<'a> = dyn FnMut(&Entered<'_>) -> Result<(), ScanError> + 'a;
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
@@ -71,13 +77,13 @@ impl Drop for Snapshot<'_> {
 /// Begins a read transaction on each connection, all of one state.
 ///
 /// Fails with [`ScanError::Contended`] if that takes a lock.
-pub fn begin<'a>(connections: &[&'a Db]) -> Result<Snapshot<'a>, ScanError> {
+pub fn begin<'a>(connections: &[&'a Db], ready: &mut Ready<'_>) -> Result<Snapshot<'a>, ScanError> {
     let snapshot = Snapshot::of(connections)?;
     if connections.len() > 1 && !never_blocks(connections[0])? {
         return Err(ScanError::Contended);
     }
     for _ in 0..TRIES {
-        if snapshot.try_begin()? {
+        if snapshot.try_begin(ready)? {
             return Ok(snapshot);
         }
         snapshot.end();
