@@ -10,7 +10,6 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyMapping, PyTuple};
-use rusqlite::types::Value;
 
 use super::arrow::{array_of, stream_of};
 use super::connection::enter;
@@ -22,7 +21,7 @@ use super::prepared::Prepared;
 use super::{adapt, errors, execute, owned};
 use crate::py::hang;
 use crate::sqlite::Entered;
-use crate::sqlite::columns::input::{Input, InputFault, Rows, Values, places};
+use crate::sqlite::columns::input::{Input, InputFault, Rows, Value, Values, places};
 use crate::sqlite::columns::stream::{Incoming, column, record_batch};
 
 /// Rows that are run without letting anybody interrupt.
@@ -276,7 +275,7 @@ fn input(
         }
         other => return Err(PyTypeError::new_err(format!("column {name:?}: unknown kind {other:?}"))),
     };
-    let rows = values.len().unwrap_or(0);
+    let rows = values.rows().unwrap_or(0);
     Ok((Input::new(name, values, nulls), rows))
 }
 

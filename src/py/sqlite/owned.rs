@@ -1,8 +1,8 @@
 //! Python values as native ones that belong to nobody else.
 
+use crate::sqlite::columns::input::Value;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyFloat, PyInt, PyMapping, PySequence, PyString};
-use rusqlite::types::Value;
 
 use super::{adapt, errors};
 use crate::py::raw;

@@ -18,7 +18,7 @@ use arrow_array::{Array, ArrayRef, BinaryViewArray, FixedSizeBinaryArray, Primit
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, TimeUnit};
 use rusqlite::ffi::{self, sqlite3_stmt};
-use rusqlite::types::Value;
+pub use rusqlite::types::Value;
 
 use super::dates;
 
@@ -97,7 +97,7 @@ pub enum Values {
 
 impl Values {
     /// How many there are, if they can tell.
-    pub fn len(&self) -> Option<usize> {
+    pub fn rows(&self) -> Option<usize> {
         Some(match self {
             Self::Null | Self::Decimal(_) => return None,
             Self::Bits(values) => values.len(),
