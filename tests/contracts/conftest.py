@@ -80,6 +80,33 @@ def rows(db_path):
     return read
 
 
+@pytest.fixture
+def pool_path(tmp_path):
+    return tmp_path / "pool.db"
+
+
+@pytest.fixture
+def make_pool(pool_path):
+    """Makes connection pools, on `pool_path` unless told otherwise, and closes them at the end."""
+    from upshift.sqlite import ConnectionPool
+
+    opened = []
+
+    def make(path=pool_path, *args, **options):
+        pool = ConnectionPool(path, *args, **options)
+        opened.append(pool)
+        return pool
+
+    yield make
+    for pool in opened:
+        pool.close_all(timeout=1)
+
+
+@pytest.fixture
+def pool(make_pool):
+    return make_pool()
+
+
 class Sync:
     """Plain functions."""
 
