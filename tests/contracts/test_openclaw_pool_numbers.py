@@ -96,7 +96,7 @@ def test_three_threads_of_ten_inserts(make_pool, pool_path):  # openclaw §8 loa
 def test_wal_writes_are_faster_than_with_a_rollback_journal(make_pool, tmp_path):  # openclaw §8 "WAL ~2× DELETE mode"
     def writing(connection):
         connection.execute("CREATE TABLE t (x)")
-        return median_of(lambda i: connection.execute("INSERT INTO t VALUES (?)", (i,)), 201)
+        return median_of(lambda i: connection.execute("INSERT INTO t VALUES (?)", (i,)), 101)
 
     with closing(sqlite3.connect(tmp_path / "delete.db", isolation_level=None)) as plain:
         rollback_journal = writing(plain)
