@@ -130,9 +130,10 @@ def test_a_pool_on_a_full_disk(small_disk):  # issue 3 §6 "resources given back
     os.unlink(ballast)
     found = (sorted(errors), stats["in_use"], rows % 2, rows > 10, clean)
     pool.close_all()
-    with sqlite3.connect(path) as con:
-        print((found, con.execute("PRAGMA integrity_check").fetchone()[0], sorted(os.listdir(os.path.dirname(path)))))
+    con = sqlite3.connect(path)
+    sound = con.execute("PRAGMA integrity_check").fetchone()[0]
     con.close()
+    print((found, sound, sorted(os.listdir(os.path.dirname(path)))))
     """
     found, sound, names = run_literal(program, small_disk / "pool.db", timeout=55)
     assert found == (["database or disk is full"], 0, 0, True, True)
