@@ -18,9 +18,9 @@ PY := $(VENV)/bin/python
 STAMPS := $(VENV)/stamps
 PYTHON_ID := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 # python/ itself is installed in place: only what the compiler reads makes a new build necessary.
-SOURCES := Cargo.toml $(wildcard build.rs) $(shell find src -name '*.rs')
+SOURCES := Cargo.toml .cargo/config.toml $(wildcard build.rs) $(shell find src -name '*.rs')
 
-.PHONY: help demo test test-engine test-python lint lint-rust lint-python lint-types lint-house bench wheel format clean
+.PHONY: help demo test test-engine test-python lint lint-rust lint-python lint-types lint-house bench bench-bundled wheel format clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -29,6 +29,7 @@ help:
 	@echo 'make test     engine tests (cargo) and package tests (pytest, ARGS go there)'
 	@echo 'make lint     rustfmt, clippy, ruff, mypy, stubtest, architecture tests'
 	@echo 'make bench    ratios against the peers, on a release build'
+	@echo 'make bench-bundled   the SQLite rows of it, on a private copy of SQLite'
 	@echo 'make wheel    dist/*.whl for this interpreter, linked to the system SQLite'
 	@echo 'make format   rewrite Rust and Python sources in the house format'
 	@echo 'make clean    remove everything that was built, and the environment'
@@ -71,6 +72,10 @@ bench: $(STAMPS)/extension-release $(STAMPS)/bench
 	    { echo 'upshift: a debug build is installed, its numbers mean nothing; make clean, then make bench' >&2; exit 1; }
 	$(PY) benches/python $(ARGS)
 
+# The wheel of the bundled build lies in a folder that comes before the environment's own.
+bench-bundled: $(STAMPS)/extension-bundled $(STAMPS)/bench
+	PYTHONPATH=$(abspath $(VENV)/bundled) $(PY) benches/python --rows sqlite $(ARGS)
+
 wheel: $(STAMPS)/build
 	$(VENV)/bin/maturin build --release --interpreter $(PY) --compatibility linux --auditwheel skip --out dist
 
@@ -111,3 +116,11 @@ $(STAMPS)/extension: $(SOURCES) pyproject.toml $(STAMPS)/build
 $(STAMPS)/extension-release: $(SOURCES) pyproject.toml $(STAMPS)/build
 	$(VENV)/bin/maturin develop --quiet --release
 	@touch $(STAMPS)/extension $@
+
+# Compiled apart, so that neither build makes the other stale; options of the library are in .cargo/config.toml.
+$(STAMPS)/extension-bundled: $(SOURCES) $(shell find python -name '*.py') pyproject.toml $(STAMPS)/build
+	@rm -rf $(VENV)/bundled $(VENV)/bundled-wheel
+	$(VENV)/bin/maturin build --quiet --release --features bundled-sqlite --target-dir target/bundled \
+	    --interpreter $(PY) --compatibility linux --auditwheel skip --out $(VENV)/bundled-wheel
+	$(PY) -m pip install --quiet --no-deps --target $(VENV)/bundled $(VENV)/bundled-wheel/*.whl
+	@touch $@

@@ -17,6 +17,8 @@ import cache_disk
 import cache_hits
 import cache_memory
 import report
+import sqlite
+import sqlite_peers
 from timing import QUICK, Effort
 
 
@@ -28,10 +30,10 @@ def main() -> int:
     options = parser.parse_args()
     effort = QUICK if options.quick else Effort()
     started = time.monotonic()
-    found = report.environment()
+    found = report.environment(sqlite_peers.libraries())
     rows: list[report.Row] = []
     wanted = options.rows.casefold()
-    for case in (*cache.cases(), *cache_memory.cases(), *cache_disk.cases()):
+    for case in (*cache.cases(), *cache_memory.cases(), *cache_disk.cases(), *sqlite.cases()):
         if wanted in case.path.casefold():
             _say(case.path)
             measured = case.measure(effort)

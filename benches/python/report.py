@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from timing import Effort, median, ratio
 
 PEERS = ("cachebox", "moka-py", "theine", "cachetools", "diskcache")
+SQLITE_PEERS = ("apsw", "DBUtils", "SQLAlchemy", "peewee", "numpy", "pandas", "polars", "pyarrow")
 OURS = "upshift"
 
 
@@ -52,9 +52,10 @@ class Row:
 
     def best(self) -> tuple[str, float] | None:
         """The peer that is hardest to beat, and our ratio to it."""
-        if not self.peers:
+        # Nothing is a multiple of none.
+        ratios = {name: ratio(self.ours, numbers) for name, numbers in self.peers.items() if all(numbers)}
+        if not ratios:
             return None
-        ratios = {name: ratio(self.ours, numbers) for name, numbers in self.peers.items()}
         return (min if self.rising else max)(ratios.items(), key=lambda item: item[1])
 
     def met(self) -> bool | None:
@@ -131,27 +132,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main_table(rows: Sequence[Row]) -> str:
-    header = ["path", "upshift", "best peer", "ratio", "budget", "met?", "floor"]
+    header = ["path", "upshift", "best peer", "ratio", "budget", "met?", "floor, others"]
     return table(header, [row.cells() for row in rows])
 
 
-def environment() -> dict[str, str]:
-    """The machine and all versions that matter."""
-    versions = {"upshift": metadata.version("upshift"), **{name: metadata.version(name) for name in PEERS}}
+def environment(libraries: Mapping[str, str]) -> dict[str, str]:
+    """The machine and all versions that matter; `libraries` are the SQLite libraries in this process."""
+    versions = {name: metadata.version(name) for name in ("upshift", *PEERS, *SQLITE_PEERS)}
     return {
         "machine": f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "sqlite": sqlite3.sqlite_version,
+        "sqlite": "; ".join(f"{users}: {library}" for users, library in libraries.items()),
         "executable": Path(sys.executable).name,
         **versions,
     }
 
 
 def heading(found: Mapping[str, str]) -> str:
-    versions = ", ".join(f"{name} {found[name]}" for name in ("upshift", *PEERS))
+    versions = ", ".join(f"{name} {found[name]}" for name in ("upshift", *PEERS, *SQLITE_PEERS))
     return (
-        f"{found['machine']} (load {found['load']}); {found['python']}, SQLite {found['sqlite']}; {versions}.\n"
+        f"{found['machine']} (load {found['load']}); {found['python']}; {versions}.\n"
+        f"SQLite of {found['sqlite']}.\n"
         "Medians of the rounds; ratios are upshift to the best peer within a round, then the median."
     )
 
