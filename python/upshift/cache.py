@@ -6,11 +6,9 @@ gives the same, complete class.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib
 import inspect
-import logging
 import os
 import sqlite3
 import sys
@@ -20,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+import upshift._process  # noqa: F401
 from upshift import _calls, _native
 from upshift._native import CachedFunction, ResultCache
 from upshift._views import EntriesView, StatsView, TagsView
@@ -445,14 +444,5 @@ def _after_fork_child() -> None:
 # For annotations that are evaluated: `CachedFunction[[int], str]`.
 CachedFunction.__class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[assignment, method-assign]
 
-# Forked children must not touch what belongs to the parent; at exit, pending writes reach the disk first.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_native.before_fork,
-        after_in_parent=_native.after_fork_parent,
-        after_in_child=_native.after_fork_child,
-    )
     os.register_at_fork(after_in_child=_after_fork_child)
-atexit.register(_native.shutdown)
-# Quiet unless the application configures logging.
-logging.getLogger("upshift").addHandler(logging.NullHandler())

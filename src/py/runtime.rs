@@ -112,6 +112,7 @@ fn shutdown(py: Python<'_>, timeout: f64) -> PyResult<bool> {
         disk::flush(&cache, Some(timeout))?;
         disk::close(&cache)?;
     }
+    super::sqlite::pool::shutdown(py);
     Ok(py.detach(|| runtime::stop(Duration::from_secs_f64(timeout))))
 }
 
@@ -138,6 +139,7 @@ fn after_fork_child(py: Python<'_>) -> PyResult<()> {
     });
     drop(old);
     super::cached::flight::after_fork_child(py);
+    super::sqlite::pool::after_fork_child(py);
     caches.iter().try_for_each(|cache| {
         cache.get().forget_other_threads(py);
         watch(cache)

@@ -11,6 +11,7 @@
 //! - [`seat`]: a connection's part in that
 //! - [`group`]: single writes, many to a commit
 //! - [`pool`]: connections kept open, lent and taken back
+//! - [`opener`]: opens them
 //! - [`columns`]: results as typed columns
 //! - [`scan`]: one query read by several connections at once
 
@@ -20,6 +21,7 @@ pub mod columns;
 pub mod group;
 pub mod handle;
 pub mod lane;
+pub mod opener;
 pub mod pool;
 pub mod scan;
 pub mod seat;

@@ -6,6 +6,9 @@
 //! other processes could then checkpoint or delete the log under it. The inherited connections cannot be closed either,
 //! that would act on files the parent is using. So in the child `fstat`, as SQLite calls it, reports another device
 //! number: new connections get new records and take real locks.
+//!
+//! SQLite's global mutexes are taken for the moment of the fork. One that another thread held then would stay locked in
+//! the child for ever, and the first connection opened there would wait for it.
 
 #![allow(unsafe_code)]
 
@@ -18,6 +21,8 @@ static FIRST: OnceLock<u32> = OnceLock::new();
 
 /// To be called before a connection is opened. Does something only in a process whose ancestor had opened one.
 pub fn separate_from_parent() {
+    #[cfg(unix)]
+    mutexes::take_at_forks();
     if is_child() {
         after_fork_child();
     }
@@ -73,6 +78,68 @@ mod unix {
                 (*found).st_dev ^= salt.rotate_left(libc::dev_t::BITS / 2);
             }
             result
+        }
+    }
+}
+
+#[cfg(unix)]
+mod mutexes {
+    use std::cell::Cell;
+    use std::ffi::c_int;
+    use std::sync::Once;
+    use std::time::{Duration, Instant};
+
+    use rusqlite::ffi;
+
+    /// Outer ones first, as SQLite takes them. Those for applications are theirs.
+    const MUTEXES: [c_int; 9] = [
+        ffi::SQLITE_MUTEX_STATIC_OPEN,
+        ffi::SQLITE_MUTEX_STATIC_MAIN,
+        ffi::SQLITE_MUTEX_STATIC_VFS1,
+        ffi::SQLITE_MUTEX_STATIC_VFS2,
+        ffi::SQLITE_MUTEX_STATIC_VFS3,
+        ffi::SQLITE_MUTEX_STATIC_LRU,
+        ffi::SQLITE_MUTEX_STATIC_PMEM,
+        ffi::SQLITE_MUTEX_STATIC_PRNG,
+        ffi::SQLITE_MUTEX_STATIC_MEM,
+    ];
+    /// They are held for microseconds. A fork never waits longer, whatever is wrong.
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    thread_local! {
+        /// How many of them this thread has taken.
+        static TAKEN: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Registered with the C library, so that nothing that could use SQLite runs between this and the fork.
+    pub fn take_at_forks() {
+        static ONCE: Once = Once::new();
+        // SAFETY: the handlers take and release mutexes, which is what such handlers are for.
+        ONCE.call_once(|| unsafe {
+            libc::pthread_atfork(Some(take), Some(release), Some(release));
+        });
+    }
+
+    extern "C" fn take() {
+        let until = Instant::now() + PATIENCE;
+        let mut taken = 0;
+        for id in MUTEXES {
+            // SAFETY: static mutexes live as long as the process; null, for a library without threads, is accepted.
+            while unsafe { ffi::sqlite3_mutex_try(ffi::sqlite3_mutex_alloc(id)) } != ffi::SQLITE_OK {
+                if Instant::now() >= until {
+                    return TAKEN.set(taken);
+                }
+                std::thread::yield_now();
+            }
+            taken += 1;
+        }
+        TAKEN.set(taken);
+    }
+
+    extern "C" fn release() {
+        for id in MUTEXES[..TAKEN.replace(0)].iter().rev() {
+            // SAFETY: taken by this thread before the fork, or by the one that it is a copy of.
+            unsafe { ffi::sqlite3_mutex_leave(ffi::sqlite3_mutex_alloc(*id)) };
         }
     }
 }

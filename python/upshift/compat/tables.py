@@ -37,7 +37,17 @@ MODULES: dict[str, Module] = {
             "main": "upshift.systems.openclaw:result_cache_main",
         },
     ),
-    "core.db_pool": Module("openclaw", "SQLite connection pool."),
+    "core.db_pool": Module(
+        "openclaw",
+        "SQLite connection pool.",
+        {
+            "ConnectionPool": "upshift.sqlite:ConnectionPool",
+            "PooledConnection": "upshift.sqlite:PooledConnection",
+            "get_pool": "upshift.systems.openclaw:get_pool",
+            "close_all_pools": "upshift.systems.openclaw:close_all_pools",
+            "main": "upshift.systems.openclaw:db_pool_main",
+        },
+    ),
     "core.scalability_integration": Module("openclaw", "Cache, pool and tasks behind one manager."),
     "autonomous.background_tasks": Module("openclaw", "Durable background tasks on auto-scaling workers."),
     "web.dashboard": Module("openclaw", "Dashboard over HTTP and WebSocket."),

@@ -46,6 +46,8 @@ from upshift._native import Row as Row
 from upshift._native import connect as connect
 from upshift.sqlite._constants import *  # noqa: F403
 from upshift.sqlite._dump import iterdump as _iterdump
+from upshift.sqlite._pool import ConnectionPool as ConnectionPool
+from upshift.sqlite._pool import PooledConnection as PooledConnection
 
 apilevel = "2.0"
 paramstyle = "qmark"

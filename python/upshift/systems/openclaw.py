@@ -1,4 +1,4 @@
-"""The parts of system `openclaw` that are not domain classes: its process-wide cache and its demonstrations."""
+"""The parts of system `openclaw` that are not domain classes: its process-wide cache and pools, and its demonstrations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import threading
 from pathlib import Path
 
 from upshift.cache import ResultCache
+from upshift.sqlite import ConnectionPool
 
-__all__ = ["get_cache", "result_cache_main", "workspace"]
+__all__ = ["close_all_pools", "db_pool_main", "get_cache", "get_pool", "result_cache_main", "workspace"]
 
 logger = logging.getLogger("upshift.openclaw")
 
 _cache: ResultCache | None = None
 _cache_lock = threading.Lock()
+_pools: dict[str, ConnectionPool] = {}
+_pools_lock = threading.Lock()
 
 
 def workspace() -> Path:
@@ -59,3 +62,49 @@ def result_cache_main() -> None:
             for number in range(5):
                 cache.set(f"number:{number}", number)
             logger.info("after five more entries: %s", cache.get_stats())
+
+
+def get_pool(db_path: str | os.PathLike[str], min_size: int = 2, max_size: int = 10) -> ConnectionPool:
+    """The process-wide pool of a database; the sizes count on the first call for it only.
+
+    Args:
+        db_path: Path of the database. All names of one file share a pool, links and `..` included; `":memory:"` is one
+            database as well.
+        min_size: Connections that are kept open.
+        max_size: Connections that may be open at a time.
+
+    Returns:
+        The same `ConnectionPool` on every call, a fresh one after it was closed. Safe to call from any thread.
+    """
+    name = os.fsdecode(db_path)
+    key = name if name == ":memory:" else os.path.realpath(name)
+    with _pools_lock:
+        pool = _pools.get(key)
+        if pool is None or not pool.running:
+            pool = _pools[key] = ConnectionPool(db_path, min_size, max_size)
+        return pool
+
+
+def close_all_pools() -> None:
+    """Close and forget all pools that `get_pool()` made."""
+    with _pools_lock:
+        pools = list(_pools.values())
+        _pools.clear()
+    for pool in pools:
+        pool.close_all()
+
+
+def db_pool_main() -> None:
+    """A short demonstration of the pool; leaves nothing behind. What it sees goes to the log `upshift.openclaw`."""
+    with tempfile.TemporaryDirectory() as folder, ConnectionPool(Path(folder) / "demo.db", 1, 3) as pool:
+        with pool.connection() as connection:
+            connection.execute("CREATE TABLE squares (number INTEGER PRIMARY KEY, square INTEGER)")
+            connection.executemany("INSERT INTO squares VALUES (?, ?)", [(n, n * n) for n in range(10)])
+        first = pool.acquire()
+        raw = None if first is None else first.conn
+        pool.release(first)
+        with pool.connection() as again:
+            logger.info("the same connection came back: %s", again.conn is raw)
+            row = again.execute("SELECT count(*) AS rows, sum(square) AS total FROM squares").fetchone()
+            logger.info("%d rows, sum %d", row["rows"], row["total"])
+        logger.info("pool: %s", pool.get_stats())

@@ -45,12 +45,14 @@ pub struct State {
     pub text: Text,
     pub statements: Statements<Box<Prepared>>,
     pub busy_timeout: Duration,
+    /// How often a pool took it back. Cursors of earlier borrowers are refused.
+    pub loan: u64,
     /// Python objects that SQLite holds pointers to, by what they are for.
     pub hooks: super::hooks::Hooks,
 }
 
 impl State {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             db: None,
             initialised: false,
@@ -62,6 +64,7 @@ impl State {
             text: Text::Str,
             statements: Statements::new(0),
             busy_timeout: Duration::ZERO,
+            loan: 0,
             hooks: Default::default(),
         }
     }
@@ -355,7 +358,7 @@ impl Connection {
 
     /// Return a cursor for the connection.
     #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=Cursor)")]
-    fn cursor<'py>(slf: &Bound<'py, Self>, factory: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub fn cursor<'py>(slf: &Bound<'py, Self>, factory: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         slf.get().db(py)?;
         let Given::Value(factory) = factory else {
@@ -531,7 +534,7 @@ fn forget(slf: &Bound<'_, Connection>) {
 }
 
 /// Closes the database and forgets its statements; waits for another thread that is inside.
-fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyResult<()> {
+pub fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyResult<()> {
     let Ok(entered) = enter(py, db) else {
         // Another thread was faster.
         return Ok(());
@@ -550,7 +553,7 @@ fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyResult<
 }
 
 /// A name as the operating system takes it: str, bytes or an object with `__fspath__`.
-fn path_of(database: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+pub fn path_of(database: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     let py = database.py();
     let bytes = py.import("os")?.call_method1("fsencode", (database,));
     let bytes = match bytes {

@@ -40,6 +40,8 @@ pub struct State {
     /// For each column of the statement; empty if no column has one.
     pub converters: Vec<Option<Py<PyAny>>>,
     pub closed: bool,
+    /// The connection's, when the cursor was made.
+    pub loan: u64,
     /// In use further up on this thread's stack, or by another thread.
     pub locked: bool,
 }
@@ -57,6 +59,7 @@ impl State {
             row_factory,
             converters: Vec::new(),
             closed: false,
+            loan: 0,
             locked: false,
         }
     }
@@ -78,8 +81,10 @@ impl Cursor {
     /// A cursor of the standard class.
     pub fn of(connection: &Bound<'_, Connection>) -> Self {
         let py = connection.py();
-        let row_factory = connection.get().state.with(py, |state| state.row_factory.clone_ref(py));
-        Self { state: AttachedCell::new(State::new(Some(connection.clone().unbind()), row_factory)) }
+        let (row_factory, loan) =
+            connection.get().state.with(py, |state| (state.row_factory.clone_ref(py), state.loan));
+        let state = State::new(Some(connection.clone().unbind()), row_factory);
+        Self { state: AttachedCell::new(State { loan, ..state }) }
     }
 
     pub fn set_row_factory(&self, py: Python<'_>, factory: RowFactory) {
@@ -89,8 +94,9 @@ impl Cursor {
 
     /// What every operation checks first: the connection.
     pub fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Connection>> {
-        let (connection, closed, locked) = self.state.with(py, |state| {
-            (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.closed, state.locked)
+        let (connection, closed, locked, loan) = self.state.with(py, |state| {
+            let connection = state.connection.as_ref().map(|connection| connection.bind(py).clone());
+            (connection, state.closed, state.locked, state.loan)
         });
         let Some(connection) = connection else {
             return Err(errors::programming(py, "Base Cursor.__init__ not called."));
@@ -100,6 +106,9 @@ impl Cursor {
         }
         if locked {
             return Err(errors::programming(py, "Recursive use of cursors not allowed."));
+        }
+        if connection.get().state.with(py, |state| state.loan) != loan {
+            return Err(outdated(py));
         }
         Ok(connection)
     }
@@ -115,6 +124,11 @@ impl Cursor {
         let py = cursor.py();
         Ok(cursor.get().state.with(py, |state| state.description.as_ref().map(|found| found.clone_ref(py))))
     }
+}
+
+#[cold]
+fn outdated(py: Python<'_>) -> PyErr {
+    errors::programming(py, "Cannot operate on a cursor whose connection was given back to its pool.")
 }
 
 /// The next row, made by the row factory.
@@ -289,7 +303,8 @@ impl Cursor {
         if this.state.with(py, |state| state.locked) {
             return Err(errors::programming(py, "Recursive use of cursors not allowed."));
         }
-        let fresh = State::new(Some(connection.clone().unbind()), RowFactory::None);
+        let loan = connection.get().state.with(py, |state| state.loan);
+        let fresh = State { loan, ..State::new(Some(connection.clone().unbind()), RowFactory::None) };
         let mut old = this.state.with(py, |state| std::mem::replace(state, fresh));
         give_back(py, &mut old);
         drop(old);

@@ -9,6 +9,7 @@
 //! - [`blob`], [`backup`], [`serialize`], [`limits`]: the rest of what connections do
 //! - [`hooks`]: callables that SQLite calls
 //! - [`jobs`]: calls on background threads, for coroutines
+//! - [`pool`], [`pooled`], [`keeper`]: the connection pool, what it lends, how it opens and cleans it
 //! - [`settings`]: what a PRAGMA changes that the module has to know
 //! - [`lane`]: statements that write take turns
 //! - [`gil`]: when a statement lets go of the interpreter
@@ -28,11 +29,14 @@ pub mod gil;
 pub mod hooks;
 pub mod insert;
 pub mod jobs;
+pub mod keeper;
 pub mod lane;
 pub mod limits;
 pub mod module;
 pub mod numpy;
 pub mod owned;
+pub mod pool;
+pub mod pooled;
 pub mod prepared;
 pub mod row;
 pub mod scan;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::connection::{self, Connection};
-use super::{blob, cursor, jobs, lane, row};
+use super::{blob, cursor, jobs, lane, pool, pooled, row};
 
 /// The class that `isinstance` is to see: that of the standard library for an instance of exactly our class, so that
 /// checks of existing programs hold; a subclass of the user's for its own instances.
@@ -37,5 +37,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<super::scan::ScanResult>()?;
     module.add_function(wrap_pyfunction!(super::scan::sqlite_scan, module)?)?;
     module.add_class::<blob::Blob>()?;
+    module.add_class::<pool::ConnectionPool>()?;
+    module.add_class::<pooled::PooledConnection>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)
 }

@@ -29,8 +29,18 @@ impl Patience<'_> {
         Self::until(Some(Instant::now()))
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.until.is_some_and(|until| until <= Instant::now())
+    }
+
+    /// When to look up from sleep.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let slice = self.ask.as_ref().map(|(slice, _)| Instant::now() + *slice);
+        [slice, self.until].into_iter().flatten().min()
+    }
+
+    pub(super) fn goes_on(&mut self) -> bool {
+        self.ask.as_mut().is_none_or(|(_, ask)| ask())
     }
 }
 
@@ -158,7 +168,7 @@ impl<M: Manage> Pool<M> {
             self.notify_ended(&state);
             return;
         }
-        match self.manage.connect() {
+        match self.manage.connect(None) {
             Ok(connection) => {
                 self.process().state.lock().growing -= 1;
                 self.admit(connection);
@@ -280,7 +290,7 @@ impl<M: Manage> Borrower<'_, M> {
             self.turn_down(Grant::Open);
             return Err(Refusal::Closed);
         }
-        match pool.manage.connect() {
+        match pool.manage.connect(patience.until) {
             Ok(connection) => {
                 let now = pool.manage.now();
                 let mut state = pool.process().state.lock();
@@ -337,15 +347,10 @@ impl<M: Manage> Borrower<'_, M> {
         patience: &mut Patience<'_>,
     ) -> StepOf<M> {
         loop {
-            let mut until = [retry, patience.until].into_iter().flatten().min();
-            if let Some((slice, _)) = &patience.ask {
-                let next = Instant::now() + *slice;
-                until = Some(until.map_or(next, |until| until.min(next)));
-            }
-            if let Some(grant) = parked.wait(until) {
+            if let Some(grant) = parked.wait([retry, patience.next()].into_iter().flatten().min()) {
                 return take(grant);
             }
-            let goes_on = patience.ask.as_mut().is_none_or(|(_, ask)| ask());
+            let goes_on = patience.goes_on();
             let over = patience.is_over();
             let tries_again = retry.is_some_and(|retry| retry <= Instant::now());
             if goes_on && !over && !tries_again {

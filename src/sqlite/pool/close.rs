@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+
+use parking_lot::MutexGuard;
 
 use super::state::{Entry, State, Status};
 use super::waiter::{Delivery, Grant};
-use super::{Kept, Lease, Manage, Pool};
+use super::{Kept, Lease, Manage, Patience, Pool};
 use crate::support::runtime::pid;
 
 impl<M: Manage> Pool<M> {
@@ -22,9 +23,8 @@ impl<M: Manage> Pool<M> {
         let healthy = self.manage.reset(&kept.connection);
         let now = self.manage.now();
         let mut state = self.process().state.lock();
+        let origin = state.settle(kept.slot, now);
         if healthy && !state.is_surplus(kept.slot, now) {
-            let origin = state.settle(kept.slot, now);
-            state.counters.releases += 1;
             if state.waiters.is_empty() {
                 state.idle.push(kept.slot);
                 drop(state);
@@ -37,7 +37,6 @@ impl<M: Manage> Pool<M> {
             self.deliver(delivery);
             return true;
         }
-        let origin = state.settle(kept.slot, now);
         let entry = state.remove(kept.slot);
         drop(state);
         drop(origin);
@@ -68,8 +67,8 @@ impl<M: Manage> Pool<M> {
     }
 
     /// Refuses borrowers from now on, turns those away who wait, closes what is idle, and waits for what is lent. What is
-    /// still lent at `until` is interrupted, and closed when it is returned. Returns whether everything came back.
-    pub fn close(self: &Arc<Self>, until: Option<Instant>) -> bool {
+    /// still lent then is interrupted, and closed when it is returned. Returns whether everything came back.
+    pub fn close(self: &Arc<Self>, mut patience: Patience<'_>) -> bool {
         let process = self.process();
         let mut state = process.state.lock();
         state.closed = true;
@@ -83,14 +82,16 @@ impl<M: Manage> Pool<M> {
         self.deliver(waiters.into_iter().map(|waiter| Delivery { to: waiter.kind, grant: Grant::Closed }));
         self.close_removed(&idle);
         let mut state = process.state.lock();
-        while !state.is_quiet() {
-            match until {
+        // Who waits for the end of maintenance has to look again.
+        process.ended.notify_all();
+        while !state.is_quiet() && !patience.is_over() {
+            match patience.next() {
                 None => process.ended.wait(&mut state),
-                Some(until) => {
-                    if process.ended.wait_until(&mut state, until).timed_out() {
-                        break;
-                    }
-                }
+                Some(next) => drop(process.ended.wait_until(&mut state, next)),
+            }
+            let goes_on = MutexGuard::unlocked(&mut state, || patience.goes_on());
+            if !goes_on {
+                break;
             }
         }
         let lent: Vec<_> = state.entries().map(|entry: &Entry<M>| Arc::clone(&entry.kept)).collect();
@@ -130,6 +131,7 @@ impl<M: Manage> State<M> {
     /// Ends a borrow. Returns its origin, to be dropped without the lock.
     #[inline(always)]
     fn settle(&mut self, slot: u32, now: u64) -> Option<Arc<M::Origin>> {
+        self.counters.releases += 1;
         let entry = self.entry_mut(slot);
         entry.touched = now;
         let Status::Lent { since, origin, .. } = std::mem::replace(&mut entry.status, Status::Idle) else {

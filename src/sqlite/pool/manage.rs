@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{clock, runtime};
 
@@ -25,7 +25,11 @@ pub trait Manage: Send + Sync + 'static {
     /// Where a connection was borrowed, to be told when it is not returned. Opaque to the pool.
     type Origin: Send + Sync + 'static;
 
-    fn connect(&self) -> Result<Self::Connection, Self::Error>;
+    /// Opens a connection; whoever waits for it gives up at `until`.
+    fn connect(&self, until: Option<Instant>) -> Result<Self::Connection, Self::Error>;
+
+    /// A round of maintenance begins.
+    fn survey(&self) {}
 
     /// Makes a returned connection as it was when it was opened; false if it is not fit to be lent again.
     fn reset(&self, connection: &Self::Connection) -> bool;

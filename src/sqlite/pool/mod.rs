@@ -185,6 +185,11 @@ impl<M: Manage> Pool<M> {
         self.process().state.lock().last_error.clone()
     }
 
+    /// Why opening fails these days, if it does.
+    pub fn cause(&self) -> Option<Arc<M::Error>> {
+        self.process().state.lock().cause()
+    }
+
     /// Counters and sizes at one moment.
     pub fn stats(&self) -> Stats {
         self.process().state.lock().stats()
@@ -198,8 +203,7 @@ impl<M: Manage> Pool<M> {
 
     /// Every open connection with what is known about it.
     pub fn members(&self) -> Vec<Member<M::Connection>> {
-        let now = self.manage.now();
-        self.process().state.lock().members(now)
+        self.process().state.lock().members()
     }
 
     /// Who has connections now, the longest first.

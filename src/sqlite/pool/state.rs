@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::stats::{Histogram, Holder, Member, Stats};
 use super::waiter::{Delivery, Grant, Queue};
 use super::{Kept, Lease, Manage, Settings, keep};
+use crate::support::clock;
 
 pub type DeliveryOf<M> = Delivery<<M as Manage>::Connection>;
 
@@ -16,6 +17,8 @@ pub type DeliveryOf<M> = Delivery<<M as Manage>::Connection>;
 pub struct Entry<M: Manage> {
     pub kept: Arc<Kept<M::Connection>>,
     pub created: u64,
+    /// The same by the wall clock.
+    created_at: i64,
     /// When it was last lent or returned.
     pub touched: u64,
     pub uses: u64,
@@ -173,7 +176,15 @@ impl<M: Manage> State<M> {
             self.entries.len() as u32 - 1
         });
         let kept = keep(connection, slot);
-        let entry = Entry { kept, created: now, touched: now, uses: 0, doomed: false, status: Status::Idle };
+        let entry = Entry {
+            kept,
+            created: now,
+            created_at: clock::epoch_micros(),
+            touched: now,
+            uses: 0,
+            doomed: false,
+            status: Status::Idle,
+        };
         self.entries[slot as usize] = Some(entry);
         slot
     }
@@ -274,12 +285,12 @@ impl<M: Manage> State<M> {
         }
     }
 
-    pub fn members(&self, now: u64) -> Vec<Member<M::Connection>> {
+    pub fn members(&self) -> Vec<Member<M::Connection>> {
         self.entries()
             .map(|entry| Member {
                 kept: Arc::clone(&entry.kept),
-                age: now.saturating_sub(entry.created),
-                rest: now.saturating_sub(entry.touched),
+                created_at: entry.created_at,
+                last_used: entry.created_at + ((entry.touched - entry.created) / 1_000) as i64,
                 uses: entry.uses,
                 lent: !entry.is_idle(),
             })

@@ -14,7 +14,6 @@ pub struct Stats {
     pub in_use: usize,
     /// Borrows that succeeded.
     pub acquisitions: u64,
-    /// Returns after which the connection went on to be lent.
     pub releases: u64,
     pub timeouts: u64,
     /// Attempts to open a connection that failed.
@@ -41,10 +40,10 @@ pub struct Percentiles {
 /// An open connection.
 pub struct Member<C> {
     pub(super) kept: Arc<Kept<C>>,
-    /// Nanoseconds since it was opened.
-    pub age: u64,
-    /// Nanoseconds since it was last lent or returned.
-    pub rest: u64,
+    /// When it was opened: microseconds since the Unix epoch.
+    pub created_at: i64,
+    /// When it was last lent or returned, in the same way.
+    pub last_used: i64,
     /// How often it was lent.
     pub uses: u64,
     pub lent: bool,

@@ -33,7 +33,7 @@ impl Manage for Fake {
     type Error = u32;
     type Origin = &'static str;
 
-    fn connect(&self) -> Result<u32, u32> {
+    fn connect(&self, _until: Option<Instant>) -> Result<u32, u32> {
         let mut world = self.0.lock();
         world.attempts += 1;
         if world.fails {
@@ -253,7 +253,7 @@ fn unfit_connections_are_replaced() {
     assert!(pool.release(&lease));
     assert_ne!(waiter.join().unwrap(), first);
     let stats = pool.stats();
-    assert_eq!((stats.created, stats.closed, stats.releases, stats.in_use), (2, 1, 0, 1));
+    assert_eq!((stats.created, stats.closed, stats.releases, stats.in_use), (2, 1, 1, 1));
     pool.validate();
 }
 
@@ -380,7 +380,7 @@ fn close_turns_waiters_away_and_closes_what_comes_back() {
     let other = Arc::clone(&pool);
     let waiter = thread::spawn(move || matches!(acquire(&other, 5_000), Err(Refusal::Closed)));
     until_waiting(&pool, 2);
-    assert!(!pool.close(Some(Instant::now())));
+    assert!(!pool.close(Patience::none()));
     assert!(waiter.join().unwrap());
     assert_eq!(refused.load(Ordering::Relaxed), 1);
     assert_eq!(world(&pool).interrupted.len(), 2);
@@ -389,7 +389,7 @@ fn close_turns_waiters_away_and_closes_what_comes_back() {
     assert_eq!((pool.stats().size, world(&pool).open.len()), (1, 1));
     pool.maintain();
     let other = Arc::clone(&pool);
-    let closer = thread::spawn(move || other.close(None));
+    let closer = thread::spawn(move || other.close(Patience::until(None)));
     assert!(pool.release(&b));
     assert!(closer.join().unwrap());
     assert!(world(&pool).open.is_empty());
@@ -465,7 +465,7 @@ fn threads_take_turns() {
     pool.validate();
     let stats = pool.stats();
     assert_eq!((stats.in_use, stats.waiting, stats.acquisitions), (0, 0, 1600));
-    assert!(pool.close(None));
+    assert!(pool.close(Patience::until(None)));
     assert!(world(&pool).open.is_empty());
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::maintain::{self, Idle};
 use super::state::Status;
@@ -22,7 +22,7 @@ impl<M: Manage> Pool<M> {
             }
             state.opening += 1;
             drop(state);
-            match self.manage.connect() {
+            match self.manage.connect(None) {
                 Ok(connection) => self.admit(connection),
                 Err(error) => {
                     let mut state = self.process().state.lock();
@@ -48,6 +48,7 @@ impl<M: Manage> Pool<M> {
             }
         }
         let ending = Ending(self);
+        self.manage.survey();
         self.check_idle();
         self.close_unneeded();
         self.fill();
@@ -136,6 +137,23 @@ impl<M: Manage> Pool<M> {
     pub fn is_kept_up(&self) -> bool {
         let process = self.process();
         process.upkeep.load(Ordering::Relaxed) && !process.closed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until maintenance has ended for good, which it does when the pool is closed; false if that takes longer.
+    pub fn join_upkeep(&self, until: Option<Instant>) -> bool {
+        let process = self.process();
+        let mut state = process.state.lock();
+        while process.upkeep.load(Ordering::Relaxed) && !(state.closed && !state.maintaining) {
+            match until {
+                None => process.ended.wait(&mut state),
+                Some(until) => {
+                    if process.ended.wait_until(&mut state, until).timed_out() {
+                        return state.closed && !state.maintaining;
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// The interval may have become shorter.

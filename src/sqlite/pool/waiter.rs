@@ -10,7 +10,7 @@ use super::Lease;
 
 /// Arrival number of one who waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub(super) u64);
+pub struct Ticket(pub u64);
 
 /// Called once, from whichever thread has a connection to give; `None` if the pool was closed.
 pub type Callback<C> = Box<dyn FnOnce(Option<Lease<C>>) + Send>;

@@ -1,0 +1,238 @@
+//! What the pool's engine asks of the binding: opens, checks, cleans and closes connections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+
+use super::connection::{self, Connection, enter};
+use super::row::RowFactory;
+use super::transaction::{self, Autocommit, Isolation};
+use super::{convert::Text, gil};
+use crate::py::{errors, hang};
+use crate::sqlite::opener::{self, BUSY_TIMEOUT, Opener};
+use crate::sqlite::pool::{self, Health, Manage};
+use crate::sqlite::{Db, Entered, Failure, raw};
+use crate::store::{self, FileId};
+
+/// A connection of a pool.
+pub struct Held {
+    pub object: Py<Connection>,
+    /// The database that was opened; the object may have been opened again by a user.
+    pub db: Arc<Db>,
+    /// Which file it was, of those that had the name one after the other.
+    epoch: u32,
+}
+
+/// Who borrowed a connection, and where.
+pub struct Origin {
+    pub thread: String,
+    /// A `traceback.StackSummary`.
+    pub stack: Py<PyAny>,
+}
+
+pub struct Keeper {
+    pub opener: Opener,
+    /// What was found behind the path the last time.
+    seen: Mutex<Option<FileId>>,
+    /// How often that changed.
+    epoch: AtomicU32,
+    /// Borrowers tell where they are.
+    watches_leaks: bool,
+}
+
+impl Keeper {
+    pub fn new(opener: Opener, watches_leaks: bool) -> Self {
+        Self { opener, seen: Mutex::new(None), epoch: AtomicU32::new(0), watches_leaks }
+    }
+
+    #[inline(always)]
+    pub fn watches_leaks(&self) -> bool {
+        self.watches_leaks
+    }
+
+    /// Notes what is behind the path now.
+    fn note(&self, found: Option<FileId>) -> u32 {
+        let mut seen = self.seen.lock();
+        if *seen != found {
+            *seen = found;
+            self.epoch.fetch_add(1, Ordering::Relaxed);
+        }
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// The file of the connection was deleted, or replaced by another.
+    fn is_outdated(&self, held: &Held) -> bool {
+        held.epoch != self.epoch.load(Ordering::Relaxed)
+    }
+}
+
+impl Manage for Keeper {
+    type Connection = Held;
+    type Error = Failure;
+    type Origin = Origin;
+
+    fn connect(&self, until: Option<Instant>) -> Result<Held, Failure> {
+        let db = self.opener.open(until)?;
+        let epoch = self.note(db.file_id().cloned());
+        let object = Python::try_attach(|py| Connection::pooled(py, &db, BUSY_TIMEOUT));
+        match object {
+            Some(Ok(object)) => Ok(Held { object, db, epoch }),
+            // No memory, or the interpreter is gone.
+            Some(Err(_)) | None => Err(Failure::of_code(raw::SQLITE_NOMEM)),
+        }
+    }
+
+    fn survey(&self) {
+        if let Some(path) = self.opener.file() {
+            self.note(store::id_of(path));
+        }
+    }
+
+    fn reset(&self, held: &Held) -> bool {
+        !self.is_outdated(held) && Python::try_attach(|py| make_ready(py, held)).unwrap_or(false)
+    }
+
+    fn check(&self, held: &Held, is_idle: &dyn Fn() -> bool) -> Health {
+        if self.is_outdated(held) {
+            return Health::Bad;
+        }
+        // Somebody who kept the raw connection is using it.
+        let Some(entered) = held.db.try_enter() else { return Health::Busy };
+        if !is_idle() {
+            return Health::Good;
+        }
+        if !held.db.is_open() {
+            return Health::Bad;
+        }
+        // Nobody is waited for while others wait for this connection.
+        gil::set_busy_timeout(&entered, Duration::ZERO);
+        let code = opener::read_schema(&entered);
+        gil::set_busy_timeout(&entered, BUSY_TIMEOUT);
+        match code {
+            raw::SQLITE_OK => Health::Good,
+            raw::SQLITE_BUSY | raw::SQLITE_LOCKED | raw::SQLITE_INTERRUPT | raw::SQLITE_NOMEM | raw::SQLITE_AUTH => {
+                Health::Busy
+            }
+            _ => Health::Bad,
+        }
+    }
+
+    fn close(&self, held: &Held) {
+        if !held.db.is_ours() {
+            return;
+        }
+        let closed = Python::try_attach(|py| {
+            if self.is_outdated(held) {
+                if let Ok(entered) = enter(py, &held.db) {
+                    opener::keep_log(&entered);
+                }
+            }
+            // Refused if one of its statements is running further up on this thread. Then it is closed when that has ended
+            // and nobody refers to it any more.
+            drop(connection::close(py, held.object.bind(py), &held.db));
+        });
+        if closed.is_none() {
+            held.db.enter().close();
+        }
+    }
+
+    fn interrupt(&self, held: &Held) {
+        held.db.interrupt();
+    }
+
+    fn overdue(&self, held: &Held, origin: Option<Arc<Origin>>, held_for: Duration) {
+        Python::try_attach(|py| {
+            let told = (|| {
+                let origin = origin.as_ref().map(|origin| (origin.thread.as_str(), origin.stack.clone_ref(py)));
+                let path = self.opener.file().map(|path| path.to_string_lossy().into_owned());
+                let module = py.import("upshift.sqlite._pool")?;
+                let arguments = (path, held.db.id(), held_for.as_secs_f64(), origin);
+                hang::method(module.as_any(), "_report_overdue", arguments, None)
+            })();
+            if let Err(error) = told {
+                errors::log_error(py, "upshift.sqlite", "reporting an overdue connection failed", &error);
+            }
+        });
+    }
+}
+
+/// Ends what the borrower left open and undoes what it set; false if the connection is not fit to be lent again.
+#[inline]
+fn make_ready(py: Python<'_>, held: &Held) -> bool {
+    let object = held.object.bind(py);
+    let Ok(entered) = enter(py, &held.db) else { return false };
+    if entered.is_running() {
+        // Returned by a function that one of its statements calls.
+        return false;
+    }
+    if opener::is_busy(&entered) {
+        let stepping = gil::Stepping::begin(py, &entered, true);
+        opener::reset_statements(&entered);
+        drop(stepping);
+        if entered.in_transaction() {
+            transaction::rollback_quietly(py, &held.db);
+        }
+        if opener::is_busy(&entered) {
+            return false;
+        }
+    }
+    let this = object.get();
+    let is_standard = this.state.with(py, |state| {
+        // Cursors of this borrower are of no use to anybody from now on.
+        state.loan += 1;
+        state.isolation == Isolation::Off
+            && state.autocommit == Autocommit::Legacy
+            && matches!(state.row_factory, RowFactory::Row(_))
+            && matches!(state.text, Text::Str)
+            && state.busy_timeout == BUSY_TIMEOUT
+            && state.db.as_ref().is_some_and(|db| Arc::ptr_eq(db, &held.db))
+    });
+    is_standard || restore(py, this, held, &entered)
+}
+
+#[cold]
+fn restore(py: Python<'_>, this: &Connection, held: &Held, entered: &Entered<'_>) -> bool {
+    let row_factory = standard_row_factory(py);
+    let gone = this.state.with(py, |state| {
+        state.isolation = Isolation::Off;
+        state.autocommit = Autocommit::Legacy;
+        state.busy_timeout = BUSY_TIMEOUT;
+        let row_factory = std::mem::replace(&mut state.row_factory, row_factory);
+        let text = std::mem::replace(&mut state.text, Text::Str);
+        (row_factory, text, state.db.as_ref().is_some_and(|db| Arc::ptr_eq(db, &held.db)))
+    });
+    gil::set_busy_timeout(entered, BUSY_TIMEOUT);
+    // What was set may have a `__del__`.
+    let (row_factory, text, is_same) = gone;
+    drop((row_factory, text));
+    is_same
+}
+
+fn standard_row_factory(py: Python<'_>) -> RowFactory {
+    RowFactory::Row(py.get_type::<super::row::Row>().into_any().unbind())
+}
+
+impl Connection {
+    /// A connection of a pool: for any thread, each statement commits by itself, rows have names.
+    fn pooled(py: Python<'_>, db: &Arc<Db>, busy_timeout: Duration) -> PyResult<Py<Self>> {
+        let mut state = connection::State::new();
+        state.db = Some(Arc::clone(db));
+        state.isolation = Isolation::Off;
+        state.row_factory = standard_row_factory(py);
+        state.statements = crate::sqlite::statements::Statements::new(STATEMENTS);
+        state.busy_timeout = busy_timeout;
+        state.initialised = true;
+        let entered = db.enter();
+        gil::install(&entered, busy_timeout);
+        Py::new(py, Self { state: crate::support::sync::AttachedCell::new(state) })
+    }
+}
+
+/// Compiled statements kept per connection.
+const STATEMENTS: usize = 128;
+
+pub type Core = pool::Pool<Keeper>;
+pub type Lease = pool::Lease<Held>;

@@ -1,0 +1,251 @@
+//! Opens the connections of a pool: all on one database, all with the same settings.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rusqlite::ffi;
+
+use super::group::Durability;
+use super::{Db, Entered, Failure, Open};
+use crate::support::runtime::{PerProcess, pid};
+
+/// How long a connection waits for locks of others before it fails with "database is locked".
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a lock that another process holds is tried again while opening.
+const BUSY_STEP: Duration = Duration::from_millis(1);
+
+const SETTINGS: &[&CStr] = &[
+    c"PRAGMA cache_size = -64000",
+    c"PRAGMA temp_store = MEMORY",
+    c"PRAGMA mmap_size = 268435456",
+    // Whether it is a database at all.
+    c"SELECT count(*) FROM sqlite_master",
+];
+
+/// What to open, and how.
+pub struct Opener {
+    target: Target,
+    durability: Durability,
+}
+
+enum Target {
+    /// An absolute path.
+    File(PathBuf),
+    /// A database in memory, one for all connections; each process has its own. The number keeps pools apart.
+    Memory { number: u64, anchor: PerProcess<Mutex<Option<Arc<Db>>>> },
+}
+
+static MEMORIES: AtomicU64 = AtomicU64::new(1);
+
+impl Opener {
+    /// For the file at `path`, or a database in memory if it is `:memory:` or empty.
+    pub fn new(path: &Path, durability: Durability) -> std::io::Result<Self> {
+        let in_memory = path.as_os_str().is_empty() || path == Path::new(":memory:");
+        let target = if in_memory {
+            Target::Memory { number: MEMORIES.fetch_add(1, Ordering::Relaxed), anchor: PerProcess::new() }
+        } else {
+            // The current folder may change.
+            Target::File(std::path::absolute(path)?)
+        };
+        Ok(Self { target, durability })
+    }
+
+    /// The file, unless the database is in memory.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.target {
+            Target::File(path) => Some(path),
+            Target::Memory { .. } => None,
+        }
+    }
+
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// Opens a connection. Locks of others are waited for until `until`, at most [`BUSY_TIMEOUT`]; afterwards the
+    /// connection waits for none.
+    pub fn open(&self, until: Option<Instant>) -> Result<Arc<Db>, Failure> {
+        let limit = Instant::now() + BUSY_TIMEOUT;
+        let until = until.map_or(limit, |until| until.min(limit));
+        let db = match &self.target {
+            Target::File(path) => Db::open(path, &Open::default())?,
+            Target::Memory { number, anchor } => {
+                let name = format!("file:/upshift-pool-{}-{number}?vfs=memdb", pid());
+                let options = Open { uri: true, ..Open::default() };
+                let mut anchor = anchor.get(|_| Mutex::new(None)).lock();
+                if anchor.is_none() {
+                    // What is in memory lives as long as a connection to it.
+                    *anchor = Some(Db::open(Path::new(&name), &options)?);
+                }
+                Db::open(Path::new(&name), &options)?
+            }
+        };
+        {
+            let entered = db.enter();
+            // SAFETY: the connection is open; the handler is taken off before `until` ends.
+            unsafe { ffi::sqlite3_busy_handler(entered.raw(), Some(on_busy), (&raw const until).cast_mut().cast()) };
+            let prepared = self.prepare(&entered, until);
+            // SAFETY: as above.
+            unsafe { ffi::sqlite3_busy_handler(entered.raw(), None, std::ptr::null_mut()) };
+            prepared?;
+        }
+        Ok(db)
+    }
+
+    fn prepare(&self, entered: &Entered<'_>, until: Instant) -> Result<(), Failure> {
+        // Two processes that open a new file at once: SQLite refuses one of them without asking the handler.
+        while let Err(failure) = execute(entered, c"PRAGMA journal_mode = WAL") {
+            if failure.primary() != ffi::SQLITE_BUSY || Instant::now() >= until {
+                return Err(failure);
+            }
+            std::thread::sleep(BUSY_STEP);
+        }
+        execute(
+            entered,
+            match self.durability {
+                Durability::Process => c"PRAGMA synchronous = NORMAL",
+                Durability::Power => c"PRAGMA synchronous = FULL",
+            },
+        )?;
+        SETTINGS.iter().try_for_each(|sql| execute(entered, sql))
+    }
+
+    /// Lets go of a database in memory; it ends with the last connection.
+    pub fn close(&self) {
+        if let Target::Memory { anchor, .. } = &self.target {
+            let anchor = anchor.peek().and_then(|anchor| anchor.lock().take());
+            drop(anchor);
+        }
+    }
+}
+
+/// Runs one statement and forgets its rows.
+pub fn execute(entered: &Entered<'_>, sql: &CStr) -> Result<(), Failure> {
+    // SAFETY: the connection is open and entered, the text is terminated.
+    let code =
+        unsafe { ffi::sqlite3_exec(entered.raw(), sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut()) };
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(entered.failure(code)) }
+}
+
+/// Whether a transaction is open, or a statement that reads a table has not been read to its end.
+#[inline(always)]
+pub fn is_busy(entered: &Entered<'_>) -> bool {
+    // SAFETY: the connection is open.
+    unsafe { ffi::sqlite3_txn_state(entered.raw(), std::ptr::null()) != ffi::SQLITE_TXN_NONE }
+}
+
+/// Ends every statement that has not been read to its end.
+pub fn reset_statements(entered: &Entered<'_>) {
+    let raw = entered.raw();
+    // SAFETY: the connection is open and entered, and the statements are its own.
+    unsafe {
+        let mut statement = ffi::sqlite3_next_stmt(raw, std::ptr::null_mut());
+        while !statement.is_null() {
+            if ffi::sqlite3_stmt_busy(statement) != 0 {
+                ffi::sqlite3_reset(statement);
+            }
+            statement = ffi::sqlite3_next_stmt(raw, statement);
+        }
+    }
+}
+
+/// Lets the connection close without deleting the log, which may be that of another file by now.
+pub fn keep_log(entered: &Entered<'_>) {
+    let mut keep: c_int = 1;
+    // SAFETY: the connection is open; PERSIST_WAL takes a pointer to an integer. A file that cannot do it says so, and
+    // there is nothing to be done about that.
+    unsafe {
+        let place = std::ptr::from_mut(&mut keep).cast();
+        ffi::sqlite3_file_control(entered.raw(), c"main".as_ptr(), ffi::SQLITE_FCNTL_PERSIST_WAL, place);
+    }
+}
+
+/// What a look at a connection says: the result code of reading the schema, without waiting for anybody.
+pub fn read_schema(entered: &Entered<'_>) -> c_int {
+    match execute(entered, c"SELECT count(*) FROM sqlite_master") {
+        Ok(()) => ffi::SQLITE_OK,
+        Err(failure) => failure.primary(),
+    }
+}
+
+unsafe extern "C" fn on_busy(until: *mut c_void, _tries: c_int) -> c_int {
+    // SAFETY: points to the time that `open` keeps until the handler is taken off.
+    let until = unsafe { *until.cast::<Instant>() };
+    if Instant::now() >= until {
+        return 0;
+    }
+    std::thread::sleep(BUSY_STEP);
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opener(path: &str) -> Opener {
+        Opener::new(Path::new(path), Durability::Process).unwrap()
+    }
+
+    fn ok(db: &Db, sql: &CStr) -> bool {
+        execute(&db.enter(), sql).is_ok()
+    }
+
+    #[test]
+    fn memory_is_shared_by_an_opener_and_outlives_its_connections() {
+        let (one, other) = (opener(":memory:"), opener(""));
+        assert!(ok(&one.open(None).unwrap(), c"CREATE TABLE t (x)"));
+        assert!(ok(&one.open(None).unwrap(), c"SELECT * FROM t"));
+        assert!(!ok(&other.open(None).unwrap(), c"SELECT * FROM t"));
+        one.close();
+        assert!(!ok(&one.open(None).unwrap(), c"SELECT * FROM t"));
+    }
+
+    #[test]
+    fn gives_up_on_a_locked_file_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("locked.db");
+        let holder = Db::open(&path, &Open::default()).unwrap();
+        assert!(ok(&holder, c"CREATE TABLE t (x)") && ok(&holder, c"BEGIN EXCLUSIVE"));
+        let opener = opener(path.to_str().unwrap());
+        let begun = Instant::now();
+        let refused = opener.open(Some(begun + Duration::from_millis(50))).err().unwrap();
+        assert_eq!(refused.primary(), ffi::SQLITE_BUSY);
+        assert!(begun.elapsed() >= Duration::from_millis(50) && begun.elapsed() < Duration::from_secs(5));
+        assert!(ok(&holder, c"COMMIT"));
+        assert!(opener.open(None).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.db");
+        std::fs::write(&path, "no database ".repeat(1000)).unwrap();
+        let refused = opener(path.to_str().unwrap()).open(None).err().unwrap();
+        assert_eq!(refused.primary(), ffi::SQLITE_NOTADB);
+        assert_eq!(std::fs::read(&path).unwrap().len(), 12_000);
+    }
+
+    #[test]
+    fn unread_results_are_ended() {
+        let db = opener(":memory:").open(None).unwrap();
+        let entered = db.enter();
+        assert!(execute(&entered, c"CREATE TABLE t (x); INSERT INTO t VALUES (1), (2)").is_ok());
+        let mut statement = std::ptr::null_mut();
+        // SAFETY: an open connection, a terminated text; the statement is finalised below.
+        unsafe {
+            let sql = c"SELECT * FROM t".as_ptr();
+            ffi::sqlite3_prepare_v2(entered.raw(), sql, -1, &mut statement, std::ptr::null_mut());
+            assert_eq!(ffi::sqlite3_step(statement), ffi::SQLITE_ROW);
+        }
+        assert!(is_busy(&entered));
+        reset_statements(&entered);
+        assert!(!is_busy(&entered));
+        // SAFETY: prepared above.
+        unsafe { ffi::sqlite3_finalize(statement) };
+    }
+}
