@@ -31,6 +31,13 @@ mod unwinding {
             count: usize,
             options: *mut ffi::PyObject,
         ) -> *mut ffi::PyObject;
+        pub fn PyObject_VectorcallMethod(
+            name: *mut ffi::PyObject,
+            arguments: *const *mut ffi::PyObject,
+            count: usize,
+            names: *mut ffi::PyObject,
+        ) -> *mut ffi::PyObject;
+        pub fn PyObject_IsTrue(object: *mut ffi::PyObject) -> std::ffi::c_int;
         pub fn PyObject_Hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t;
         pub fn PyObject_RichCompareBool(
             one: *mut ffi::PyObject,
@@ -111,6 +118,25 @@ pub unsafe fn vectorcall<'py>(
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
 }
 
+/// `PyObject_VectorcallMethod`: calls the method of that name of the first argument.
+///
+/// # Safety
+/// Vectorcall convention; `name` is a str; the thread is attached.
+#[inline]
+pub unsafe fn vectorcall_method<'py>(
+    py: Python<'py>,
+    name: *mut ffi::PyObject,
+    arguments: *const *mut ffi::PyObject,
+    count: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let hang = Hang;
+    // SAFETY: the caller's promise.
+    let result = unsafe { unwinding::PyObject_VectorcallMethod(name, arguments, count, std::ptr::null_mut()) };
+    std::mem::forget(hang);
+    // SAFETY: null with an exception set, or a new reference.
+    unsafe { Bound::from_owned_ptr_or_err(py, result) }
+}
+
 /// `callable(*arguments, **options)`.
 pub fn call<'py>(
     callable: &Bound<'py, PyAny>,
@@ -169,6 +195,15 @@ pub fn equal(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<bool>
     let equal = unsafe { unwinding::PyObject_RichCompareBool(one.as_ptr(), other.as_ptr(), ffi::Py_EQ) };
     std::mem::forget(hang);
     if equal < 0 { Err(PyErr::fetch(one.py())) } else { Ok(equal == 1) }
+}
+
+/// `bool(object)`.
+pub fn is_true(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let hang = Hang;
+    // SAFETY: a live object; the thread is attached.
+    let truth = unsafe { unwinding::PyObject_IsTrue(object.as_ptr()) };
+    std::mem::forget(hang);
+    if truth < 0 { Err(PyErr::fetch(object.py())) } else { Ok(truth == 1) }
 }
 
 /// Gives up a reference; the object's `__del__` may run. By hand: without PyO3's own bookkeeping of attachment, dropping

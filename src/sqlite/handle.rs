@@ -4,6 +4,7 @@
 //! may enter again while it is inside, as user functions do.
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::ffi::{CStr, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -76,6 +77,10 @@ pub struct Db {
     blobs: Mutex<Vec<BlobPtr>>,
     /// Backups in progress, between whose steps other threads may come in: the connection stays open meanwhile.
     pins: AtomicU32,
+    /// Set when a callback failed where SQLite leaves it no way to say so.
+    callback_failed: AtomicBool,
+    /// What callbacks of the connection point to.
+    kept: Mutex<Vec<Arc<dyn Any + Send + Sync>>>,
     /// Owns the connection. Held for moments only, by `interrupt` too: so it never meets a closed connection.
     owner: Mutex<Option<rusqlite::Connection>>,
 }
@@ -143,6 +148,8 @@ impl Db {
             deferred: Mutex::new(Vec::new()),
             blobs: Mutex::new(Vec::new()),
             pins: AtomicU32::new(0),
+            callback_failed: AtomicBool::new(false),
+            kept: Mutex::new(Vec::new()),
             owner: Mutex::new(Some(connection)),
         }))
     }
@@ -241,6 +248,11 @@ impl Db {
             // SAFETY: the connection is open while `owner` holds it; interrupting is allowed from any thread.
             unsafe { ffi::sqlite3_interrupt(self.raw.load(Ordering::Relaxed)) };
         }
+    }
+
+    /// Keeps `object` until the connection has ended, for callbacks that SQLite has no destructor for.
+    pub fn keep(&self, object: Arc<dyn Any + Send + Sync>) {
+        self.kept.lock().push(object);
     }
 
     /// Finalises a statement, now or when the thread inside leaves.
@@ -359,6 +371,23 @@ impl Entered<'_> {
     pub fn set_running(&self, running: bool) {
         let count = self.db.running.load(Ordering::Relaxed);
         self.db.running.store(if running { count + 1 } else { count - 1 }, Ordering::Relaxed);
+    }
+
+    /// Remembers that a callback failed where SQLite takes no error: the step goes on with a made-up answer.
+    #[cold]
+    pub fn set_callback_failed(&self) {
+        self.db.callback_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// To be asked after each step.
+    #[inline(always)]
+    pub fn has_failed_callback(&self) -> bool {
+        self.db.callback_failed.load(Ordering::Relaxed)
+    }
+
+    /// Forgets it.
+    pub fn clear_failed_callback(&self) {
+        self.db.callback_failed.store(false, Ordering::Relaxed);
     }
 
     /// The error of the last call, which returned `code`.

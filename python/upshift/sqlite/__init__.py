@@ -83,6 +83,9 @@ if sys.version_info < (3, 12):
 if sys.version_info < (3, 10):
     OptimizedUnicode = str
 
+#: Show exceptions of callbacks, in whose place SQLite's own error is raised: `sys.unraisablehook` gets them.
+enable_callback_tracebacks = _native.sqlite_enable_callback_tracebacks
+
 
 if not TYPE_CHECKING:
 

@@ -13,7 +13,7 @@ use super::convert::{Rows, Text};
 use super::gil::{self, Stepping};
 use super::prepared::Prepared;
 use super::row::{Row, RowFactory};
-use super::{errors, execute};
+use super::{errors, execute, hooks};
 use crate::py::hang;
 use crate::sqlite::{Entered, raw};
 use crate::support::sync::AttachedCell;
@@ -187,6 +187,7 @@ pub fn settle(
     code: std::ffi::c_int,
 ) -> PyResult<()> {
     let py = connection.py();
+    hooks::check(connection, entered, code)?;
     match code {
         raw::SQLITE_ROW => {
             cursor.state.with(py, |state| state.prepared = Some(prepared));
@@ -282,6 +283,9 @@ fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, 
             // SAFETY: a statement of the connection that was entered.
             code = unsafe { raw::sqlite3_step(prepared.statement) };
             stepping.attach();
+            if entered.has_failed_callback() {
+                break;
+            }
         }
     }
     settle(this, &connection, &entered, prepared, code)?;

@@ -14,7 +14,7 @@ use super::connection::{Connection, PARSE_COLNAMES, PARSE_DECLTYPES, enter, look
 use super::cursor::Cursor;
 use super::prepared::{self, Kind, Prepared};
 use super::transaction::{self, Autocommit, Isolation};
-use super::{errors, gil, lane};
+use super::{errors, gil, hooks, lane};
 use crate::py::hang;
 use crate::sqlite::{Db, Entered, raw};
 
@@ -267,7 +267,9 @@ impl<'a, 'py> Run<'a, 'py> {
         }
         let release = prepared.is_slow(entered);
         // SAFETY: a statement of the connection that was entered.
-        unsafe { lane::step(self.py, entered, prepared, release) }
+        let code = unsafe { lane::step(self.py, entered, prepared, release)? };
+        hooks::check(&self.connection, entered, code)?;
+        Ok(code)
     }
 
     #[inline]
@@ -563,6 +565,7 @@ pub fn executescript<'py>(cursor: &Bound<'py, Cursor>, script: &Bound<'py, PyStr
                 // SAFETY: a statement of the connection that was entered.
                 unsafe { lane::step(py, &entered, &prepared, release)? }
             };
+            hooks::check(&connection, &entered, code)?;
             if code != raw::SQLITE_ROW {
                 break code;
             }

@@ -19,8 +19,11 @@ use crate::support::clock;
 
 /// A step that has run for so long lets go, in nanoseconds.
 const DETACH_FROM: u64 = 1_000_000;
+/// The same for a step that has just taken the interpreter lock again to call Python code, on top: what Python grants
+/// a thread that others wait for. Such a step calls again soon, and each time it would wait that long itself.
+const PATIENCE: u64 = 4_000_000;
 /// Virtual machine instructions between looks at the clock: some tens of microseconds.
-const TICK: c_int = 2_000;
+pub const TICK: c_int = 2_000;
 /// The busy handler sleeps in steps of this length; SQLite's own goes up to 100 ms and starves beside a busy writer.
 const BUSY_STEP: Duration = Duration::from_millis(1);
 
@@ -30,8 +33,8 @@ enum State {
     Outside,
     /// Stepping with the interpreter lock, since that time.
     Attached { since: u64 },
-    /// Stepping without it.
-    Released { thread: *mut ffi::PyThreadState },
+    /// Stepping without it. `long`: only because the step takes long.
+    Released { thread: *mut ffi::PyThreadState, long: bool },
 }
 
 /// How long a thread that steps without letting go keeps the interpreter lock while others want it back, in nanoseconds.
@@ -77,7 +80,7 @@ impl<'a, 'db> Stepping<'a, 'db> {
     /// Attached again, if it was not; a good moment to touch Python objects. Stepping goes on afterwards.
     #[inline(always)]
     pub fn attach(&self) {
-        if let State::Released { thread } = STATE.get() {
+        if let State::Released { thread, .. } = STATE.get() {
             restore(thread);
             STATE.set(State::Attached { since: clock::coarse() });
         }
@@ -88,7 +91,7 @@ impl Drop for Stepping<'_, '_> {
     #[inline(always)]
     fn drop(&mut self) {
         match STATE.get() {
-            State::Released { thread } => restore(thread),
+            State::Released { thread, .. } => restore(thread),
             _ if WAITING.load(Ordering::Relaxed) != 0 => give_way(),
             _ => {}
         }
@@ -122,10 +125,14 @@ pub unsafe fn step_to_read(py: Python<'_>, entered: &Entered<'_>, statement: *mu
 
 /// Lets go of the interpreter lock if this thread is stepping with it.
 pub fn release() {
+    let_go(false);
+}
+
+fn let_go(long: bool) {
     if let State::Attached { .. } = STATE.get() {
         // SAFETY: the thread is attached, and whoever goes on to use Python restores the state first.
         let thread = unsafe { ffi::PyEval_SaveThread() };
-        STATE.set(State::Released { thread });
+        STATE.set(State::Released { thread, long });
     }
 }
 
@@ -178,14 +185,15 @@ pub fn with_python<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
             STATE.set(before);
             Some(result)
         }
-        State::Released { thread } => {
+        State::Released { thread, long } => {
             restore(thread);
             STATE.set(State::Outside);
             // SAFETY: just attached.
             let result = body(unsafe { Python::assume_attached() });
-            // SAFETY: attached; the step goes on without.
-            let thread = unsafe { ffi::PyEval_SaveThread() };
-            STATE.set(State::Released { thread });
+            STATE.set(State::Attached { since: clock::coarse() + PATIENCE });
+            if !long {
+                release();
+            }
             Some(result)
         }
         // A thread of the engine, or one that detached by PyO3's means.
@@ -223,7 +231,7 @@ pub fn set_busy_timeout(entered: &Entered<'_>, timeout: Duration) {
 pub fn tick() {
     if let State::Attached { since } = STATE.get() {
         if clock::coarse().saturating_sub(since) >= DETACH_FROM {
-            release();
+            let_go(true);
         }
     }
 }

@@ -7,7 +7,9 @@
 //! - [`scan`]: several connections read one query
 //! - [`row`]: rows with names
 //! - [`blob`], [`backup`], [`serialize`], [`limits`]: the rest of what connections do
-//! - [`hooks`]: callables that SQLite calls
+//! - [`hooks`], [`values`], [`arguments`]: callables that SQLite calls, with what, and how they are given
+//! - [`functions`], [`aggregates`], [`collations`], [`authorizer`], [`progress`], [`trace`]: the kinds of them
+//! - [`extensions`]: extensions in shared libraries
 //! - [`jobs`]: calls on background threads, for coroutines
 //! - [`pool`], [`pooled`], [`keeper`]: the connection pool, what it lends, how it opens and cleans it
 //! - [`settings`]: what a PRAGMA changes that the module has to know
@@ -16,15 +18,21 @@
 //! - [`errors`], [`module`]: exceptions, what else is exported
 
 pub mod adapt;
+pub mod aggregates;
+pub mod arguments;
 pub mod arrow;
+pub mod authorizer;
 pub mod backup;
 pub mod blob;
+pub mod collations;
 pub mod columns;
 pub mod connection;
 pub mod convert;
 pub mod cursor;
 pub mod errors;
 pub mod execute;
+pub mod extensions;
+pub mod functions;
 pub mod gil;
 pub mod hooks;
 pub mod insert;
@@ -38,8 +46,11 @@ pub mod owned;
 pub mod pool;
 pub mod pooled;
 pub mod prepared;
+pub mod progress;
 pub mod row;
 pub mod scan;
 pub mod serialize;
 pub mod settings;
+pub mod trace;
 pub mod transaction;
+pub mod values;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::connection::{self, Connection};
-use super::{blob, cursor, jobs, lane, pool, pooled, row};
+use super::{blob, cursor, hooks, jobs, lane, pool, pooled, row};
 
 /// The class that `isinstance` is to see: that of the standard library for an instance of exactly our class, so that
 /// checks of existing programs hold; a subclass of the user's for its own instances.
@@ -30,6 +30,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(lane::sqlite_lane_turn, module)?)?;
     module.add("LaneBusy", module.py().get_type::<lane::LaneBusy>())?;
     module.add_class::<lane::LaneTurn>()?;
+    hooks::register_functions(module)?;
     module.add_class::<Connection>()?;
     module.add_class::<cursor::Cursor>()?;
     module.add_class::<row::Row>()?;

@@ -1,0 +1,122 @@
+//! Arguments of methods as the standard library takes them: with its words when they are wrong, and with its warnings
+//! where a name may not be used for much longer.
+
+use std::ffi::{CString, c_int};
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+/// A method whose parameters may be given by name.
+pub struct Method<const N: usize> {
+    pub name: &'static str,
+    pub parameters: [&'static str; N],
+    /// So many of them will be positional only; Python 3.13 began to warn.
+    pub positional: usize,
+    /// A parameter that is only taken by name, and may be left out.
+    pub option: Option<&'static str>,
+}
+
+impl<const N: usize> Method<N> {
+    /// The parameters, and the option if it is given.
+    pub fn bind<'py>(
+        &self,
+        arguments: &Bound<'py, PyTuple>,
+        options: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<([Bound<'py, PyAny>; N], Option<Bound<'py, PyAny>>)> {
+        let py = arguments.py();
+        let given = arguments.len();
+        let named = options.map_or(0, |options| options.len());
+        if given > N || given + named > N + usize::from(self.option.is_some()) {
+            return Err(self.too_many(given, named));
+        }
+        let mut option = None;
+        let mut values: [Option<Bound<'py, PyAny>>; N] = std::array::from_fn(|place| arguments.get_item(place).ok());
+        for (key, value) in options.into_iter().flat_map(|options| options.iter()) {
+            let key = key.cast_into::<PyString>()?;
+            let name = key.to_str()?;
+            if self.option == Some(name) {
+                option = Some(value);
+                continue;
+            }
+            match self.parameters.iter().position(|&parameter| parameter == name) {
+                Some(place) if place < given => {
+                    let place = place + 1;
+                    let message =
+                        format!("argument for {}() given by name ('{name}') and position ({place})", self.name);
+                    return Err(PyTypeError::new_err(message));
+                }
+                Some(place) => values[place] = Some(value),
+                // What is missing is told first.
+                None if values.iter().any(Option::is_none) => {}
+                None if cfg!(Py_3_13) => {
+                    return Err(PyTypeError::new_err(format!(
+                        "{}() got an unexpected keyword argument '{name}'",
+                        self.name
+                    )));
+                }
+                None => {
+                    return Err(PyTypeError::new_err(format!(
+                        "'{name}' is an invalid keyword argument for {}()",
+                        self.name
+                    )));
+                }
+            }
+        }
+        if let Some(place) = values.iter().position(Option::is_none) {
+            let (name, parameter) = (self.name, self.parameters[place]);
+            let message = format!("{name}() missing required argument '{parameter}' (pos {})", place + 1);
+            return Err(PyTypeError::new_err(message));
+        }
+        if cfg!(Py_3_13) && given < self.positional {
+            self.warn(py)?;
+        }
+        Ok((values.map(|value| value.expect("just looked")), option))
+    }
+
+    #[cold]
+    fn too_many(&self, given: usize, named: usize) -> PyErr {
+        let name = self.name;
+        if self.option.is_some() && given > N {
+            return PyTypeError::new_err(format!("{name}() takes exactly {N} positional arguments ({given} given)"));
+        }
+        let most = N + usize::from(self.option.is_some());
+        let plural = if most == 1 { "" } else { "s" };
+        PyTypeError::new_err(format!("{name}() takes at most {most} argument{plural} ({} given)", given + named))
+    }
+
+    #[cold]
+    fn warn(&self, py: Python<'_>) -> PyResult<()> {
+        let quoted: Vec<_> = self.parameters[..self.positional].iter().map(|name| format!("'{name}'")).collect();
+        let (names, plural) = match quoted.split_last() {
+            Some((last, [])) => (last.clone(), ""),
+            Some((last, first)) => (format!("{} and {last}", first.join(", ")), "s"),
+            None => return Ok(()),
+        };
+        let text = CString::new(format!(
+            "Passing keyword argument{plural} {names} to _sqlite3.Connection.{}() is deprecated. Parameter{plural} \
+             {names} will become positional-only in Python 3.15.",
+            self.name
+        ))?;
+        PyErr::warn(py, &py.get_type::<pyo3::exceptions::PyDeprecationWarning>(), &text, 1)
+    }
+}
+
+/// A str without null characters; `which` says whose argument it is.
+pub fn text(value: &Bound<'_, PyAny>, which: &str) -> PyResult<CString> {
+    let Ok(text) = value.cast::<PyString>() else {
+        let class = if value.is_none() { "None".to_owned() } else { value.get_type().name()?.to_string() };
+        return Err(PyTypeError::new_err(format!("{which} must be str, not {class}")));
+    };
+    CString::new(text.to_str()?).map_err(|_| PyValueError::new_err("embedded null character"))
+}
+
+/// An int of C.
+pub fn int(value: &Bound<'_, PyAny>) -> PyResult<c_int> {
+    let too_large = || PyOverflowError::new_err("Python int too large to convert to C int");
+    match value.extract::<i64>() {
+        Ok(number) => c_int::try_from(number).map_err(|_| too_large()),
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Err(too_large()),
+        Err(error) => Err(error),
+    }
+}
