@@ -118,6 +118,13 @@ pub unsafe fn vectorcall<'py>(
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
 }
 
+type MethodCall = unsafe extern "C-unwind" fn(
+    *mut ffi::PyObject,
+    *const *mut ffi::PyObject,
+    usize,
+    *mut ffi::PyObject,
+) -> *mut ffi::PyObject;
+
 /// `PyObject_VectorcallMethod`: calls the method of that name of the first argument.
 ///
 /// # Safety
@@ -129,9 +136,12 @@ pub unsafe fn vectorcall_method<'py>(
     arguments: *const *mut ffi::PyObject,
     count: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
+    // Through a pointer that the compiler knows nothing about: PyO3 calls the same function from code that is compiled
+    // together with this, and by its declaration it cannot unwind.
+    let method = std::hint::black_box(unwinding::PyObject_VectorcallMethod as MethodCall);
     let hang = Hang;
     // SAFETY: the caller's promise.
-    let result = unsafe { unwinding::PyObject_VectorcallMethod(name, arguments, count, std::ptr::null_mut()) };
+    let result = unsafe { method(name, arguments, count, std::ptr::null_mut()) };
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }

@@ -149,6 +149,8 @@ unsafe extern "C" fn on_final(context: *mut raw::sqlite3_context) {
         let Some(place) = place(context, false).filter(|place| !place.is_null()) else { return };
         let slot = Slot::owned(raw::sqlite3_user_data(context));
         hooks::attached(|py| {
+            // A statement may end because an exception is on its way, and its cursor with it.
+            let passing = PyErr::take(py);
             let instance = Bound::from_owned_ptr(py, std::mem::replace(place, std::ptr::null_mut()));
             let callable = slot.get(py);
             slot.while_running(|| {
@@ -169,6 +171,9 @@ unsafe extern "C" fn on_final(context: *mut raw::sqlite3_context) {
                 }
                 hang::give_up(py, instance.unbind());
             });
+            if let Some(passing) = passing {
+                passing.restore(py);
+            }
         });
     }
 }

@@ -31,6 +31,7 @@ impl<const N: usize> Method<N> {
             return Err(self.too_many(given, named));
         }
         let mut option = None;
+        let mut surplus = None;
         let mut values: [Option<Bound<'py, PyAny>>; N] = std::array::from_fn(|place| arguments.get_item(place).ok());
         for (key, value) in options.into_iter().flat_map(|options| options.iter()) {
             let key = key.cast_into::<PyString>()?;
@@ -40,33 +41,17 @@ impl<const N: usize> Method<N> {
                 continue;
             }
             match self.parameters.iter().position(|&parameter| parameter == name) {
-                Some(place) if place < given => {
-                    let place = place + 1;
-                    let message =
-                        format!("argument for {}() given by name ('{name}') and position ({place})", self.name);
-                    return Err(PyTypeError::new_err(message));
-                }
-                Some(place) => values[place] = Some(value),
-                // What is missing is told first.
-                None if values.iter().any(Option::is_none) => {}
-                None if cfg!(Py_3_13) => {
-                    return Err(PyTypeError::new_err(format!(
-                        "{}() got an unexpected keyword argument '{name}'",
-                        self.name
-                    )));
-                }
-                None => {
-                    return Err(PyTypeError::new_err(format!(
-                        "'{name}' is an invalid keyword argument for {}()",
-                        self.name
-                    )));
-                }
+                Some(place) if place >= given => values[place] = Some(value),
+                place => surplus = surplus.or_else(|| Some((name.to_owned(), place))),
             }
         }
         if let Some(place) = values.iter().position(Option::is_none) {
             let (name, parameter) = (self.name, self.parameters[place]);
             let message = format!("{name}() missing required argument '{parameter}' (pos {})", place + 1);
             return Err(PyTypeError::new_err(message));
+        }
+        if let Some((name, place)) = surplus {
+            return Err(self.surplus(&name, place));
         }
         if cfg!(Py_3_13) && given < self.positional {
             self.warn(py)?;
@@ -83,6 +68,16 @@ impl<const N: usize> Method<N> {
         let most = N + usize::from(self.option.is_some());
         let plural = if most == 1 { "" } else { "s" };
         PyTypeError::new_err(format!("{name}() takes at most {most} argument{plural} ({} given)", given + named))
+    }
+
+    #[cold]
+    fn surplus(&self, name: &str, place: Option<usize>) -> PyErr {
+        let method = self.name;
+        PyTypeError::new_err(match place {
+            Some(place) => format!("argument for {method}() given by name ('{name}') and position ({})", place + 1),
+            None if cfg!(Py_3_13) => format!("{method}() got an unexpected keyword argument '{name}'"),
+            None => format!("'{name}' is an invalid keyword argument for {method}()"),
+        })
     }
 
     #[cold]

@@ -174,23 +174,25 @@ fn attach(thread: *mut ffi::PyThreadState) {
     std::mem::forget(hang);
 }
 
-/// Runs `body` attached to the interpreter; for what SQLite calls back. `None` if the interpreter is gone.
-#[inline]
+/// Runs `body`, which must not unwind, attached to the interpreter; for what SQLite calls back. `None` if the
+/// interpreter is gone.
+#[inline(always)]
 pub fn with_python<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
-    match STATE.get() {
+    // One look-up of the thread's state: it takes as long as a small call.
+    STATE.with(|state| match state.get() {
         before @ State::Attached { .. } => {
-            STATE.set(State::Outside);
+            state.set(State::Outside);
             // SAFETY: attached since the step began.
             let result = body(unsafe { Python::assume_attached() });
-            STATE.set(before);
+            state.set(before);
             Some(result)
         }
         State::Released { thread, long } => {
             restore(thread);
-            STATE.set(State::Outside);
+            state.set(State::Outside);
             // SAFETY: just attached.
             let result = body(unsafe { Python::assume_attached() });
-            STATE.set(State::Attached { since: clock::coarse() + PATIENCE });
+            state.set(State::Attached { since: clock::coarse() + PATIENCE });
             if !long {
                 release();
             }
@@ -198,7 +200,7 @@ pub fn with_python<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
         }
         // A thread of the engine, or one that detached by PyO3's means.
         State::Outside => Python::try_attach(body),
-    }
+    })
 }
 
 /// Installs the handlers that let go, on a connection just opened.
