@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import pty
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -80,6 +82,43 @@ class ResultCache:
         self.db.close()
 """
 
+# The same as core/db_pool.py.
+PLAIN_POOL = """
+import contextlib, queue, sqlite3
+
+
+class ConnectionPool:
+    def __init__(self, db_path, min_size=2, max_size=10):
+        self.idle = queue.LifoQueue()
+        self.connections = []
+        for _ in range(max_size):
+            connection = sqlite3.connect(db_path, isolation_level=None, check_same_thread=False)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode=WAL")
+            self.connections.append(connection)
+            self.idle.put(connection)
+
+    @contextlib.contextmanager
+    def connection(self, timeout=10.0):
+        connection = self.idle.get(timeout=timeout)
+        try:
+            yield connection
+            if connection.in_transaction:
+                connection.commit()
+        finally:
+            if connection.in_transaction:
+                connection.rollback()
+            self.idle.put(connection)
+
+    def close_all(self):
+        for connection in self.connections:
+            connection.close()
+
+
+def get_pool(db_path, min_size=2, max_size=10):
+    return ConnectionPool(db_path, min_size, max_size)
+"""
+
 
 @pytest.fixture
 def metrics(monkeypatch):
@@ -95,11 +134,12 @@ def sources(monkeypatch):
 
 @pytest.fixture
 def plain_cache(tmp_path_factory, monkeypatch):
-    """Child processes find a plain Python `core.result_cache`, and are started without upshift."""
+    """Child processes find plain Python `core.result_cache` and `core.db_pool`, and are started without upshift."""
     folder = tmp_path_factory.mktemp("adopter")
     (folder / "core").mkdir()
     (folder / "core" / "__init__.py").touch()
     (folder / "core" / "result_cache.py").write_text(PLAIN_CACHE)
+    (folder / "core" / "db_pool.py").write_text(PLAIN_POOL)
     folders = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     monkeypatch.setattr(runner, "LAUNCHER", ())
@@ -202,12 +242,12 @@ def test_complexity(metrics, body, complexity):
     for head in ("def f():\n", "async def f():\n"):
         evidence = metrics.measure((head + textwrap.indent(body, "    ")).encode())
         assert evidence["failure"] is None
-        assert {name: number for number, _, _, name in evidence["functions"]}["f"] == complexity
+        assert {name: number for number, _, _, name, _ in evidence["functions"]}["f"] == complexity
 
 
 def test_async_loops(metrics):
     body = b"    async for x in a: pass\n    async with b: pass\n    return [x async for x in a if x]\n"
-    assert metrics.measure(b"async def f():\n" + body)["functions"] == [(4, 1, 4, "f")]
+    assert metrics.measure(b"async def f():\n" + body)["functions"] == [(4, 1, 4, "f", False)]
 
 
 def test_evidence_of_a_module(metrics):
@@ -239,10 +279,15 @@ def test_evidence_of_a_module(metrics):
     assert evidence == {
         "lines": 22,
         "classes": 1,
-        "functions": [(3, 10, 4, "C.m"), (1, 15, 1, "C.n"), (1, 18, 5, "f"), (1, 20, 2, "f.inner")],
+        "functions": [
+            (3, 10, 4, "C.m", True),
+            (1, 15, 1, "C.n", False),
+            (1, 18, 5, "f", False),
+            (1, 20, 2, "f.inner", True),
+        ],
         "complexity": 6,
         "module_complexity": 2,
-        "longest": (1, 18, 5, "f"),
+        "longest": (1, 18, 5, "f", False),
         "documented": 4,  # module, C, m, inner
         "documentable": 6,  # and n, f
         "failure": None,
@@ -394,13 +439,14 @@ def test_odd_names(sources, tmp_path):
 
 
 def run_application(*arguments, **options):
-    command = [sys.executable, str(APPLICATION), *map(str, arguments)]
+    command = [sys.executable, *runner.LAUNCHER, str(APPLICATION), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 def scan(tmp_path, *arguments):
     results = tmp_path / "results.json"
-    done = run_application("--cache", tmp_path / "cache.db", "--json", results, *arguments)
+    stores = ["--cache", tmp_path / "cache.db", "--evidence", tmp_path / "quality.db"]
+    done = run_application(*stores, "--json", results, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(results.read_text())["passes"], done.stdout
 
@@ -463,8 +509,150 @@ def test_only_what_changed_is_computed(plain_cache, tree, tmp_path):
     assert computed("--forget", "unknown") == 0
 
 
+def stored(tmp_path):
+    """Everything in the database of evidence, read without the application."""
+    queries = {
+        "files": "SELECT name, package, size, lines, functions, complexity FROM files ORDER BY name",
+        "functions": "SELECT file, line, name, length, complexity, documented FROM functions ORDER BY file, line",
+        "problems": "SELECT file, kind FROM problems ORDER BY file",
+    }
+    with contextlib.closing(sqlite3.connect(f"file:{tmp_path}/quality.db?mode=ro", uri=True)) as connection:
+        return {table: connection.execute(query).fetchall() for table, query in queries.items()}
+
+
+def test_evidence_in_the_database(cache_below, tree, tmp_path):
+    ((measured,), _) = scan(tmp_path, tree)
+    assert stored(tmp_path) == {
+        "files": [
+            ("empty.py", "", 0, 0, 0, 0),
+            ("latin.py", "", 11, 0, 0, 0),
+            ("pkg/__init__.py", "pkg", 18, 1, 0, 0),
+            ("pkg/a.py", "pkg", 67, 4, 1, 4),
+            ("pkg/broken.py", "pkg", 7, 1, 0, 0),
+            ("pkg/sub/b.py", "pkg.sub", 63, 4, 1, 2),
+            ("top.py", "", 35, 2, 1, 2),
+        ],
+        "functions": [
+            ("pkg/a.py", 1, "g", 4, 4, 0),
+            ("pkg/sub/b.py", 2, "C.m", 3, 2, 0),
+            ("top.py", 1, "f", 2, 2, 0),
+        ],
+        "problems": [("latin.py", "undecodable"), ("pkg/broken.py", "unparsable")],
+    }
+    assert measured["rows"] == 7 + 3 + 2
+
+
+def test_only_what_changed_is_written(cache_below, tree, tmp_path):
+    def rows(*arguments):
+        (passes, _) = scan(tmp_path, *arguments, tree)
+        return [measured["rows"] for measured in passes]
+
+    assert rows("--passes", 2) == [12, 0]
+    first = stored(tmp_path)
+    mirror.touch(tree / "top.py")
+    assert rows("--passes", 2) == [2, 0]
+    assert rows("--forget", "") == [0]  # measured anew, to the same evidence
+    assert stored(tmp_path) == first
+    (tree / "pkg" / "a.py").write_text("def h(): pass\n\n\ndef i(): 'Known.'\n")
+    (tree / "pkg" / "sub" / "b.py").unlink()
+    (tree / "pkg" / "broken.py").write_text("x = 1\n")
+    (tree / "gone.py").symlink_to("nowhere.py")
+    assert rows() == [2 + 2 + 2]  # files, functions, problems
+    now = stored(tmp_path)
+    assert now["functions"] == [
+        ("pkg/a.py", 1, "h", 1, 1, 0),
+        ("pkg/a.py", 4, "i", 1, 1, 1),
+        ("top.py", 1, "f", 2, 2, 0),
+    ]
+    assert now["problems"] == [("gone.py", "unreadable"), ("latin.py", "undecodable")]
+    assert len(now["files"]) == 6
+    assert rows("--limit", 1) == [0]
+    assert stored(tmp_path) == {"files": first["files"][:1], "functions": [], "problems": []}
+
+
+def test_many_batches(cache_below, tmp_path):
+    """More files than one transaction takes, under names that are no text; some of them changed, some removed."""
+    tree = tmp_path / "many"
+    tree.mkdir()
+    names = [os.fsdecode(b"%03d-\xe9.py" % number) for number in range(500)]
+    for name in names:
+        (tree / name).write_text("def f(): pass\n")
+    ((measured,), _) = scan(tmp_path, tree)
+    assert measured["rows"] == 1000
+    for name in names[::3]:
+        (tree / name).unlink()
+    for name in names[1::3]:
+        (tree / name).write_text("def f(): pass\ndef g(): pass\n")
+    ((measured, again), _) = scan(tmp_path, "--passes", 2, tree)
+    assert (measured["rows"], again["rows"]) == (3 * 167, 0)
+    now = stored(tmp_path)
+    assert [name for name, *_ in now["files"]] == [os.fsencode(name) for i, name in enumerate(names) if i % 3]
+    assert len(now["functions"]) == 2 * 167 + 166
+
+
+def test_a_write_that_fails_changes_nothing(cache_below, tree, tmp_path):
+    scan(tmp_path, tree)
+    before = stored(tmp_path)
+    code = textwrap.dedent("""\
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from quality.evidence import Evidence
+        from quality.metrics import measure
+        from quality.sources import Source
+        evidence = Evidence(sys.argv[2])
+        measured = measure(b"def f(): pass")
+        broken = {**measured, "functions": [(1, 1, 1, object(), False)]}
+        found = [(Source(name, name, 0, 0), "new", of) for name, of in [("top.py", measured), ("x.py", broken)]]
+        try:
+            evidence.write(found, ["pkg/a.py"], [])
+        except Exception as error:
+            print(type(error).__module__, evidence.rows_written, "x.py" in evidence.versions)
+        evidence.close()
+        """)
+    command = [sys.executable, *runner.LAUNCHER, "-c", code, str(APPLICATION.parent), str(tmp_path / "quality.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("sqlite3 0 False\n", "")
+    assert stored(tmp_path) == before
+
+
+def test_answers(cache_below, tree, tmp_path):
+    small = "".join(f"def f{number}(x): return x and x\n" for number in range(10))
+    (tree / "pkg" / "sub" / "c.py").write_text(small + "def long():\n" + "    x = 1\n" * 21)
+    _, text = scan(tmp_path, "--top", 2, tree)
+    assert json.loads((tmp_path / "results.json").read_text())["questions"]["answers"] == {
+        "packages": [
+            {"package": "pkg.sub", "mean": pytest.approx(23 / 12), "functions": 12},
+            {"package": "pkg", "mean": 4.0, "functions": 1},  # so few come after the others
+        ],
+        "undocumented": [
+            {"file": "pkg/sub/c.py", "line": 11, "name": "long", "length": 22, "complexity": 1},
+            {"file": "pkg/a.py", "line": 1, "name": "g", "length": 4, "complexity": 4},
+        ],
+        "half": [
+            {"file": "pkg/sub/c.py", "complexity": 21, "percent": pytest.approx(100 * 21 / 29), "needed": 1},
+            {"file": "pkg/a.py", "complexity": 4, "percent": pytest.approx(100 * 25 / 29), "needed": 1},
+        ],
+    }
+    assert "Half of it is in 1 of 8 files" in text
+    assert f"   22           1  long  {tree}/pkg/sub/c.py:11\n" in text
+
+
+def test_nothing_to_ask(plain_cache, tmp_path):
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "x.py").write_text("x = 1\n")
+    _, text = scan(tmp_path, tmp_path / "flat")
+    assert "questions" not in text
+
+
+def test_a_database_that_is_none(cache_below, tree, tmp_path):
+    (tmp_path / "quality.db").write_text("no database " * 100)
+    done = run_application("--cache", "cache.db", "--evidence", "quality.db", tree, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "quality: quality.db: file is not a database\n"
+
+
 def test_application_complains_in_one_line(plain_cache, tmp_path):
-    done = run_application("--cache", tmp_path / "cache.db", tmp_path / "none")
+    done = run_application("--cache", "cache.db", "--evidence", "quality.db", tmp_path / "none", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"quality: {tmp_path}/none: No such file or directory\n"
 
@@ -484,12 +672,13 @@ def test_unreadable_files_are_counted(plain_cache):
             sys.path.insert(0, sys.argv.pop(1))
             import main
             with contextlib.redirect_stdout(None):  # once with all rights, so that all modules are loaded
-                main.main(["--cache", ":memory:", sys.argv[-1]])
+                main.main(["--cache", ":memory:", "--evidence", sys.argv[-1] + ".db", sys.argv[-1]])
             if os.geteuid() == 0:
                 os.seteuid(65534)
             sys.exit(main.main())
             """)
-        files = ["--cache", folder / "cache.db", "--json", folder / "results.json", folder / "tree"]
+        stores = ["--cache", folder / "cache.db", "--evidence", folder / "quality.db"]
+        files = [*stores, "--json", folder / "results.json", folder / "tree"]
         command = [sys.executable, "-c", code, str(APPLICATION.parent), "--passes", "2", *map(str, files)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
@@ -543,16 +732,20 @@ def test_touch_moves_on_even_from_the_future(tmp_path):
 
 
 def test_table():
-    phases = [Phase("cold", 2.0, 1000, 0, 1000), Phase("warm", 0.004, 0, 999, 1000), Phase("none", 1.0, 0, 0, 0)]
+    phases = [
+        Phase("cold", 2.0, 1000, 0, 1000, 9999),
+        Phase("warm", 0.004, 0, 999, 1000, 0),
+        Phase("none", 1.0, 0, 0, 0, 0),
+    ]
     assert list(table(phases)) == [
-        "phase  wall time  computed  hits  hit rate  speed-up",
-        "cold     2.000 s     1,000     0     0.0 %     1.0 x",
-        "warm     0.004 s         0   999    99.9 %   500.0 x",
-        "none     1.000 s         0     0         -     2.0 x",
+        "phase  wall time  computed  hits  hit rate  rows written  speed-up",
+        "cold     2.000 s     1,000     0     0.0 %         9,999     1.0 x",
+        "warm     0.004 s         0   999    99.9 %             0   500.0 x",
+        "none     1.000 s         0     0         -             0     2.0 x",
     ]
 
 
-ROW = re.compile(r"^(cold|warm \D+?|after touching one file)  +[\d.]+ s +(\d+) +(\d+) +([\d.]+) %", re.M)
+ROW = re.compile(r"^(cold|warm \D+?|after touching one file)  +[\d.]+ s +(\d+) +(\d+) +([\d.]+) % +(\d+) ", re.M)
 
 
 def test_four_phases(cache_below, tree, capfd):
@@ -560,10 +753,10 @@ def test_four_phases(cache_below, tree, capfd):
     assert cli.main([str(tree), "--top", "2"]) == 0
     out, err = capfd.readouterr()
     assert ROW.findall(out) == [
-        ("cold", "7", "0", "0.0"),
-        ("warm in memory", "0", "7", "100.0"),
-        ("warm after a restart", "0", "7", "100.0"),
-        ("after touching one file", "1", "6", "85.7"),
+        ("cold", "7", "0", "0.0", "12"),  # 7 files, 3 functions, 2 problems
+        ("warm in memory", "0", "7", "100.0", "0"),
+        ("warm after a restart", "0", "7", "100.0", "0"),
+        ("after touching one file", "1", "6", "85.7", "1"),
     ]
     assert "7 Python files in " in out
     assert "problems: 1 undecodable, 1 unparsable" in out
@@ -699,7 +892,7 @@ def test_broken_pipe(plain_cache, tree):
 
 def test_progress_bar_on_a_terminal(plain_cache, large_tree, tmp_path):
     (listener, terminal) = pty.openpty()
-    arguments = ["--cache", tmp_path / "cache.db", "--limit", 4, large_tree]
+    arguments = ["--cache", tmp_path / "cache.db", "--evidence", tmp_path / "quality.db", "--limit", 4, large_tree]
     environment = {**os.environ, "COLUMNS": "60"}
     command = [sys.executable, str(APPLICATION), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)

@@ -1,1 +1,1 @@
-"""`upshift demo`: a small application of the usual kind, run unchanged on the native cache over real files."""
+"""`upshift demo`: a small application of the usual kind, run unchanged on the native cache and pool over real files."""

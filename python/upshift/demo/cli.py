@@ -38,13 +38,16 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="upshift demo",
-        description="Run a small application that imports core.result_cache, unchanged, on the native cache: it scans "
-        "Python sources for quality evidence; cold, warm, after a restart, and after touching one file of a copy.",
+        description="Run a small application that imports core.result_cache and core.db_pool, unchanged, on the native "
+        "cache and pool: it scans Python sources for quality evidence; cold, warm, after a restart, and after touching "
+        "one file of a copy. The evidence is left in a database, which answers three questions at the end.",
     )
     parser.add_argument("path", nargs="?", help="folder or file to scan (default: the standard library)")
     parser.add_argument("--limit", type=_positive, metavar="N", help="scan only the first N files")
     parser.add_argument("--top", type=_positive, default=10, metavar="N", help="name N functions (default: 10)")
-    parser.add_argument("--workdir", metavar="DIR", help="keep cache and scratch tree in a new folder below DIR")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="keep cache, database and scratch tree in a new folder below DIR"
+    )
     return parser
 
 
@@ -103,8 +106,10 @@ def _phases(runner: Runner, out: TextIO) -> int:
     _say(out, "", *table(runner.phases), "")
     _say(
         out,
-        "A wall time is that of one pass: find the files, look up or compute their evidence, add it up. Not in it:",
-        f"starting Python, and {runner.closing:.3f} s in which the first process closed its cache.",
+        "A wall time is that of one pass: find the files, look up or compute their evidence, add it up, write to the",
+        "database what is new. Not in it: starting Python, the questions, and the "
+        f"{runner.closing:.3f} s in which the first process",
+        "closed its cache and the database.",
         "",
         *runner.report.splitlines(),
     )

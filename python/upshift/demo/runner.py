@@ -37,7 +37,8 @@ class Runner:
         self.touched: str | None = None
         self.phases: list[Phase] = []
         self.summaries: list[dict[str, Any]] = []
-        self.closing = 0.0  # seconds the cold process needed to close its cache
+        self.answers: list[dict[str, Any]] = []  # to the questions that each process ended with
+        self.closing = 0.0  # seconds the cold process needed to close cache and database
         self.report = ""  # of the last pass, in the application's words
 
     def prepare(self) -> tuple[list[str], list[dict[str, str]]]:
@@ -64,17 +65,19 @@ class Runner:
             self._scan("after touching one file")
 
     def agree(self) -> bool:
-        """Whether all passes came to the same evidence, remembered or computed."""
-        return all(summary == self.summaries[0] for summary in self.summaries)
+        """Whether all passes came to the same evidence, remembered or computed, and left the same in the database."""
+        found = (self.summaries, self.answers)
+        return all(each == several[0] for several in found for each in several)
 
     def _scan(self, *titles: str) -> float:
         target = self.tree if self.is_folder else self.tree / self.path.name
-        cache = self.work / "quality_cache.db"
+        files = ("--cache", str(self.work / "quality_cache.db"), "--evidence", str(self.work / "quality.db"))
         passes = ("--passes", str(len(titles)), "--top", str(self.top))
-        outcome, self.report = self._run("--cache", str(cache), *passes, "--name", str(self.folder), str(target))
+        outcome, self.report = self._run(*files, *passes, "--name", str(self.folder), str(target))
         for title, measured in zip(titles, outcome["passes"]):
             self.phases.append(Phase.of(title, measured))
             self.summaries.append(measured["summary"])
+        self.answers.append(outcome["questions"]["answers"])
         return float(outcome["closing"])
 
     def _run(self, *arguments: str) -> tuple[dict[str, Any], str]:

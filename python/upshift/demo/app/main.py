@@ -5,21 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import sqlite3
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from quality.evidence import Evidence
 from quality.progress import Progress
+from quality.questions import ask
 from quality.report import report
 from quality.scanner import Scanner, open_cache
 from quality.sources import find_sources, printable, reason
+
+ANSWERS_SHOWN = 5
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="quality", description="Quality evidence of a tree of Python sources.")
     parser.add_argument("path", help="folder or file to scan")
-    parser.add_argument("--cache", default="quality_cache.db", help="where evidence is kept from run to run")
+    parser.add_argument("--cache", default="quality_cache.db", help="where measurements are kept from run to run")
+    parser.add_argument("--evidence", default="quality.db", help="database that the last scan is left in")
     parser.add_argument("--forget", metavar="PACKAGE", help="measure this package anew")
     parser.add_argument("--limit", type=int, metavar="N", help="scan only the first N files")
     parser.add_argument("--list", action="store_true", help="only list the files")
@@ -34,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
         outcome = listing(options) if options.list else scan(options)
+    except (sqlite3.Error, TimeoutError) as error:  # the pool names the cause of a connection that it could not open
+        print(f"quality: {printable(options.evidence)}: {error.__cause__ or error}", file=sys.stderr)
+        return 2
     except (OSError, ValueError) as error:
         message = reason(error) if isinstance(error, OSError) else str(error)
         print(f"quality: {printable(options.path)}: {message}", file=sys.stderr)
@@ -52,31 +63,39 @@ def listing(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def scan(options: argparse.Namespace) -> dict[str, Any]:
-    """Scan as often as asked. The seconds of a pass are those from looking for files to the summary; the first pass
-    includes opening the cache. `stats` are the cache's own, before the pass and after it."""
-    passes: list[dict[str, Any]] = []
+    """Scan as often as asked, then ask the evidence. The seconds of a pass are those from looking for files to the
+    summary; the first pass includes opening cache and database. `before` and `after` it are the cache's own counts."""
     started = time.perf_counter()
-    cache = open_cache(options.cache)
-    try:
-        if options.forget is not None:
-            Scanner(cache).forget(options.forget)
-        scanner = Scanner(cache)
-        for number in range(1, options.passes + 1):
-            before = cache.get_stats()
-            sources, problems = find_sources(options.path, options.limit)
-            label = f"pass {number} of {options.passes}" if options.passes > 1 else "scanning"
-            with Progress(label, len(sources), sys.stderr) as progress:
-                summary = scanner.scan(sources, options.top, progress.advance)
-            seconds = time.perf_counter() - started
-            summary["problems"] += [problem._asdict() for problem in problems]
-            passes.append({"seconds": seconds, "before": before, "after": cache.get_stats(), "summary": summary})
-            started = time.perf_counter()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not disturb closing
-        raise
-    finally:
-        cache.close()
-    return {"passes": passes, "closing": time.perf_counter() - started}
+    with closing(open_cache(options.cache)) as cache, closing(Evidence(options.evidence)) as evidence:
+        try:
+            passes = list(_passes(Scanner(cache, evidence), options, started))
+            questions = ask(evidence, min(options.top, ANSWERS_SHOWN))
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one must not disturb closing
+            raise
+        started = time.perf_counter()
+    return {"passes": passes, "questions": questions, "closing": time.perf_counter() - started}
+
+
+def _passes(scanner: Scanner, options: argparse.Namespace, started: float) -> Iterator[dict[str, Any]]:
+    if options.forget is not None:
+        scanner.forget(options.forget)
+    for number in range(1, options.passes + 1):
+        before, rows_before = scanner.cache.get_stats(), scanner.evidence.rows_written
+        sources, problems = find_sources(options.path, options.limit)
+        label = f"pass {number} of {options.passes}" if options.passes > 1 else "scanning"
+        with Progress(label, len(sources), sys.stderr) as progress:
+            summary = scanner.scan(sources, problems, options.top, progress.advance)
+        seconds = time.perf_counter() - started
+        rows = scanner.evidence.rows_written - rows_before
+        yield {
+            "seconds": seconds,
+            "rows": rows,
+            "before": before,
+            "after": scanner.cache.get_stats(),
+            "summary": summary,
+        }
+        started = time.perf_counter()
 
 
 def write(outcome: dict[str, Any], options: argparse.Namespace) -> None:
@@ -88,7 +107,7 @@ def write(outcome: dict[str, Any], options: argparse.Namespace) -> None:
     else:
         path = Path(options.path)
         root = str(path if path.is_dir() else path.parent) if options.name is None else options.name
-        lines = report(outcome["passes"][-1]["summary"], root)
+        lines = report(outcome["passes"][-1]["summary"], outcome["questions"], root)
     for line in lines:
         print(line)
 

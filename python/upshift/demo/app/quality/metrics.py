@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 # Part of every cache key: raise it when the numbers change their meaning.
-VERSION = 1
+VERSION = 2
 
 _BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -34,10 +34,10 @@ def measure_file(path: str) -> dict[str, Any]:
 def measure(data: bytes) -> dict[str, Any]:
     """Evidence of one source, read as the interpreter reads it (byte order mark, coding line, any line ends).
 
-    `functions` is a list of (complexity, line, length in lines, dotted name), most complex first, `longest` the longest
-    of them or None, `complexity` their sum; `module_complexity` is that of the code outside functions. `documented` of
-    `documentable` modules, classes and functions have a docstring (an empty module needs none). `failure` is None, or
-    (kind, detail) with the numbers that cannot be known at 0.
+    `functions` is a list of (complexity, line, length in lines, dotted name, whether documented), most complex first,
+    `longest` the longest of them or None, `complexity` their sum; `module_complexity` is that of the code outside
+    functions. `documented` of `documentable` modules, classes and functions have a docstring (an empty module needs
+    none). `failure` is None, or (kind, detail) with the numbers that cannot be known at 0.
     """
     evidence: dict[str, Any] = {
         "lines": 0,
@@ -88,20 +88,20 @@ def _describe(error: BaseException) -> str:
 def _examine(tree: ast.Module, evidence: dict[str, Any]) -> None:
     """Fill in what the syntax tree shows. With its own stack, as trees may be deeper than Python's."""
     module = [1]  # complexity so far, in a list to be shared by the nodes that add to it
-    owners: list[tuple[list[int], Any, str]] = []
+    owners: list[tuple[list[int], Any, str, bool]] = []
     stack: list[tuple[ast.AST, list[int], str]] = [(tree, module, "")]
     while stack:
         node, owner, prefix = stack.pop()
         owner[0] += decisions(node)
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             name = prefix + node.name
-            _count_docstring(node.body, evidence)
+            documented = _count_docstring(node.body, evidence)
             inner = owner
             if isinstance(node, ast.ClassDef):
                 evidence["classes"] += 1
             else:
                 inner = [1]
-                owners.append((inner, node, name))
+                owners.append((inner, node, name, documented))
             body = set(map(id, node.body))
             for child in ast.iter_child_nodes(node):
                 # Decorators, defaults, annotations and bases are evaluated around the definition, not inside it.
@@ -110,7 +110,10 @@ def _examine(tree: ast.Module, evidence: dict[str, Any]) -> None:
             stack.extend((child, owner, prefix) for child in ast.iter_child_nodes(node))
     if tree.body:
         _count_docstring(tree.body, evidence)
-    functions = [(count[0], node.lineno, node.end_lineno - node.lineno + 1, name) for count, node, name in owners]
+    functions = [
+        (count[0], node.lineno, node.end_lineno - node.lineno + 1, name, documented)
+        for count, node, name, documented in owners
+    ]
     functions.sort(key=lambda function: (-function[0], function[1]))
     evidence["functions"] = functions
     evidence["longest"] = max(functions, key=lambda function: (function[2], -function[1]), default=None)
@@ -138,8 +141,10 @@ def _always_matches(pattern: Any) -> bool:
     return isinstance(pattern, _ALTERNATIVES) and _always_matches(pattern.patterns[-1])
 
 
-def _count_docstring(body: list[ast.stmt], evidence: dict[str, Any]) -> None:
+def _count_docstring(body: list[ast.stmt], evidence: dict[str, Any]) -> bool:
     statement = body[0]
+    constant = statement.value if isinstance(statement, ast.Expr) else None
+    documented = isinstance(constant, ast.Constant) and isinstance(constant.value, str)
     evidence["documentable"] += 1
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        evidence["documented"] += isinstance(statement.value.value, str)
+    evidence["documented"] += documented
+    return documented

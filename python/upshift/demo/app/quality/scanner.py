@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from core.result_cache import ResultCache
 
 from . import metrics
+from .evidence import Evidence
 from .sources import Problem, Source, reason
 
 KEPT_SECONDS = 30 * 24 * 3600  # evidence of versions that nobody asks for any more goes after that time
@@ -26,6 +27,7 @@ class Function(NamedTuple):
     line: int
     length: int
     name: str
+    documented: bool
 
 
 def open_cache(path: str) -> ResultCache:
@@ -34,10 +36,14 @@ def open_cache(path: str) -> ResultCache:
 
 
 class Scanner:
-    """Measures sources through a cache; each result carries the tags of the packages that the file is in."""
+    """Measures sources through a cache; each result carries the tags of the packages that the file is in.
 
-    def __init__(self, cache: ResultCache) -> None:
+    What a scan found is left in the database of evidence.
+    """
+
+    def __init__(self, cache: ResultCache, evidence: Evidence) -> None:
         self.cache = cache
+        self.evidence = evidence
         self._measures: dict[str, Callable[[str, int, int], dict[str, Any]]] = {}
 
     def measure(self, source: Source) -> dict[str, Any]:
@@ -61,19 +67,26 @@ class Scanner:
         key: str = self.cache.generate_key("quality.metrics.measure", (*version, path, size, mtime_ns), {})
         return key
 
-    def scan(self, sources: Iterable[Source], top: int, advance: Callable[[], None]) -> dict[str, Any]:
-        """Totals over `sources` as plain data, with the `top` most complex functions. Calls `advance` after each."""
+    def scan(
+        self, sources: Iterable[Source], problems: Iterable[Problem], top: int, advance: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Totals over `sources` as plain data, with the `top` most complex functions. `problems` are those of finding
+        the sources. Calls `advance` after each source."""
         total = Totals(top)
         files = 0
+        update = self.evidence.update()
         for source in sources:
             files += 1
             try:
-                evidence = self.measure(source)
+                measured = self.measure(source)
             except OSError as error:  # not cached: rights and disks recover without the file changing
                 total.problems.append(Problem(source.name, "unreadable", reason(error)))
             else:
-                total.add(source, evidence)
+                total.add(source, measured)
+                update.add(source, measured)
             advance()
+        total.problems.extend(problems)
+        update.finish(total.problems)
         return total.summary(files)
 
 
@@ -102,7 +115,7 @@ class Totals:
         self._packages: set[str] = set()
         self._longest: Function | None = None
         self._top = top
-        self._complex: list[tuple[int, str, int, int, str]] = []  # (-complexity, file, line, length, name), sorted
+        self._complex: list[tuple[int, str, int, int, str, bool]] = []  # (-complexity, file, line, …), sorted
 
     def add(self, source: Source, evidence: dict[str, Any]) -> None:
         """Count one file."""
@@ -117,8 +130,8 @@ class Totals:
         if longest is not None and (self._longest is None or longest[2] > self._longest.length):
             self._longest = Function(name, *longest)
         best = self._complex
-        for complexity, line, length, function in evidence["functions"]:
-            entry = (-complexity, name, line, length, function)
+        for complexity, line, length, function, documented in evidence["functions"]:
+            entry = (-complexity, name, line, length, function, documented)
             if len(best) >= self._top and (not best or entry >= best[-1]):
                 break  # the rest of the file is less complex still
             insort(best, entry)
@@ -132,8 +145,8 @@ class Totals:
             "packages": len(self._packages),
             "longest": self._longest and self._longest._asdict(),
             "most_complex": [
-                Function(file, -negative, line, length, name)._asdict()
-                for negative, file, line, length, name in self._complex
+                Function(file, -negative, line, length, name, documented)._asdict()
+                for negative, file, line, length, name, documented in self._complex
             ],
             "problems": [problem._asdict() for problem in self.problems],
         }
