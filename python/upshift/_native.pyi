@@ -61,11 +61,13 @@ __all__ = [
     "sqlite_lane_turn",
     "sqlite_scan",
     "sqlite_spawn",
+    "sqlite_version",
     "travel",
 ]
 
 __version__: Final[str]
 debug_build: Final[bool]
+sqlite_version: Final[str]
 
 _P = ParamSpec("_P")
 _Q = ParamSpec("_Q")

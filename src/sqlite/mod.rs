@@ -33,3 +33,5 @@ pub mod values;
 pub use handle::{Db, Entered, Failure, Open};
 /// SQLite's own interface, for what has no safe form here.
 pub use rusqlite::ffi as raw;
+/// Of the library in use, as in "3.40.1".
+pub use rusqlite::version;

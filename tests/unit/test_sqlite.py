@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import importlib
 import inspect
 import sqlite3
@@ -102,8 +103,10 @@ def test_exceptions_adapters_and_converters_are_the_standard_librarys_own():
 
 def test_pep_249_globals():
     assert (sqlite.apilevel, sqlite.paramstyle, sqlite.threadsafety) == ("2.0", "qmark", 3)
-    assert sqlite.sqlite_version == sqlite3.sqlite_version
+    with contextlib.closing(sqlite.connect(":memory:")) as connection:
+        assert connection.execute("SELECT sqlite_version()").fetchone() == (sqlite.sqlite_version,)
     assert sqlite.shares_interpreter_library
+    assert sqlite.sqlite_version_info == sqlite3.sqlite_version_info
 
 
 def test_dbapi2_is_the_module_under_another_name():

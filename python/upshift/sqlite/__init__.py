@@ -33,8 +33,6 @@ from sqlite3 import complete_statement as complete_statement
 from sqlite3 import converters as converters
 from sqlite3 import register_adapter as register_adapter
 from sqlite3 import register_converter as register_converter
-from sqlite3 import sqlite_version as sqlite_version
-from sqlite3 import sqlite_version_info as sqlite_version_info
 from sqlite3.dbapi2 import Timestamp as Timestamp
 from typing import TYPE_CHECKING
 
@@ -44,6 +42,7 @@ from upshift._native import Connection as Connection
 from upshift._native import Cursor as Cursor
 from upshift._native import Row as Row
 from upshift._native import connect as connect
+from upshift._native import sqlite_version as sqlite_version
 from upshift.sqlite._constants import *  # noqa: F403
 from upshift.sqlite._dump import iterdump as _iterdump
 from upshift.sqlite._pool import ConnectionPool as ConnectionPool
@@ -53,6 +52,8 @@ apilevel = "2.0"
 paramstyle = "qmark"
 #: Threads may share the module, connections and cursors (connections opened with `check_same_thread=False`).
 threadsafety = 3
+#: Of the library that this module uses.
+sqlite_version_info = tuple(map(int, sqlite_version.split(".")))
 
 #: Whether the engine uses the very SQLite library that the interpreter's `sqlite3` uses.
 shares_interpreter_library = _native.shares_interpreter_library()

@@ -28,6 +28,7 @@ pub fn refuse_pickling(object: &Bound<'_, PyAny>) -> PyResult<()> {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(jobs::sqlite_spawn, module)?)?;
     module.add_function(wrap_pyfunction!(lane::sqlite_lane_turn, module)?)?;
+    module.add("sqlite_version", crate::sqlite::version())?;
     module.add("LaneBusy", module.py().get_type::<lane::LaneBusy>())?;
     module.add_class::<lane::LaneTurn>()?;
     hooks::register_functions(module)?;
