@@ -42,6 +42,7 @@ from upshift._native import Connection as Connection
 from upshift._native import Cursor as Cursor
 from upshift._native import Row as Row
 from upshift._native import connect as connect
+from upshift._native import enable_callback_tracebacks as enable_callback_tracebacks
 from upshift._native import sqlite_version as sqlite_version
 from upshift.sqlite._constants import *  # noqa: F403
 from upshift.sqlite._dump import iterdump as _iterdump
@@ -83,10 +84,6 @@ if sys.version_info < (3, 12):
 
 if sys.version_info < (3, 10):
     OptimizedUnicode = str
-
-#: Show exceptions of callbacks, in whose place SQLite's own error is raised: `sys.unraisablehook` gets them.
-enable_callback_tracebacks = _native.sqlite_enable_callback_tracebacks
-
 
 if not TYPE_CHECKING:
 

@@ -17,13 +17,15 @@ pub struct Method<const N: usize> {
     pub option: Option<&'static str>,
 }
 
+/// The parameters, and the option if it is given.
+type Bind<'py, const N: usize> = ([Bound<'py, PyAny>; N], Option<Bound<'py, PyAny>>);
+
 impl<const N: usize> Method<N> {
-    /// The parameters, and the option if it is given.
     pub fn bind<'py>(
         &self,
         arguments: &Bound<'py, PyTuple>,
         options: Option<&Bound<'py, PyDict>>,
-    ) -> PyResult<([Bound<'py, PyAny>; N], Option<Bound<'py, PyAny>>)> {
+    ) -> PyResult<Bind<'py, N>> {
         let py = arguments.py();
         let given = arguments.len();
         let named = options.map_or(0, |options| options.len());

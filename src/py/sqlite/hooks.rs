@@ -118,7 +118,8 @@ pub struct Standing {
 pub struct Hooks {
     /// Functions, aggregates and collations. SQLite owns another reference to each, until it is replaced or removed.
     functions: Vec<Arc<Slot>>,
-    standing: Option<Arc<Standing>>,
+    /// One for the database; those of older ones as well, if `__init__` was called again while statements ran.
+    standing: Vec<Arc<Standing>>,
 }
 
 impl Hooks {
@@ -199,17 +200,19 @@ pub unsafe extern "C" fn on_destroy(data: *mut c_void) {
 /// The callbacks of which there is one each, made when the first is set.
 pub fn standing(connection: &Bound<'_, Connection>, db: &Arc<Db>) -> Arc<Standing> {
     let py = connection.py();
-    connection.get().state.with(py, |state| {
-        let made = state.hooks.standing.get_or_insert_with(|| {
-            let standing = Arc::new(Standing {
-                authorizer: Slot::new(db),
-                trace: Slot::new(db),
-                progress: Progress::new(Slot::new(db)),
-            });
-            db.keep(standing.clone());
-            standing
+    let found = connection.get().state.with(py, |state| {
+        let is_ours = |standing: &&Arc<Standing>| std::ptr::eq(standing.trace.db.as_ptr(), Arc::as_ptr(db));
+        state.hooks.standing.iter().find(is_ours).cloned()
+    });
+    found.unwrap_or_else(|| {
+        let standing = Arc::new(Standing {
+            authorizer: Slot::new(db),
+            trace: Slot::new(db),
+            progress: Progress::new(Slot::new(db)),
         });
-        Arc::clone(made)
+        db.keep(standing.clone());
+        connection.get().state.with(py, |state| state.hooks.standing.push(Arc::clone(&standing)));
+        standing
     })
 }
 
@@ -258,14 +261,14 @@ pub fn report(py: Python<'_>, callable: Option<&Bound<'_, PyAny>>, error: PyErr)
 /// Enable or disable callback functions throwing errors to stderr.
 #[pyfunction]
 #[pyo3(signature = (enable, /))]
-fn sqlite_enable_callback_tracebacks(enable: &Bound<'_, PyAny>) -> PyResult<()> {
+fn enable_callback_tracebacks(enable: &Bound<'_, PyAny>) -> PyResult<()> {
     TRACEBACKS.store(super::arguments::int(enable)? != 0, Ordering::Relaxed);
     Ok(())
 }
 
 /// Adds the module's function.
 pub fn register_functions(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_function(wrap_pyfunction!(sqlite_enable_callback_tracebacks, module)?)
+    module.add_function(wrap_pyfunction!(enable_callback_tracebacks, module)?)
 }
 
 /// The error for a hook that SQLite does not take.
