@@ -172,6 +172,7 @@ fn make_ready(py: Python<'_>, held: &Held) -> bool {
         let stepping = gil::Stepping::begin(py, &entered, true);
         opener::reset_statements(&entered);
         drop(stepping);
+        entered.settle_lane();
         if entered.in_transaction() {
             transaction::rollback_quietly(py, &held.db);
         }
