@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from upshift.compat import tables
+
 from .conftest import Python, write
 
 MODES = ["prepend", "append", "importlib"]
@@ -71,7 +73,7 @@ def test_suite_runs_unchanged(project, mode, tmp_path, run_pytest):
     write(tmp_path, PROJECTS[project])
     out = run_pytest("--upshift=openclaw", f"--import-mode={mode}")
     assert "2 passed" in out.stdout
-    assert "upshift: serves core.result_cache" in out.stdout
+    assert f"upshift: serves {', '.join(sorted(tables.served()))}" in out.stdout
 
 
 @pytest.mark.parametrize("mode", ["prepend", "append"])

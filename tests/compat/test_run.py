@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from upshift.cli import main
+from upshift.compat import tables
 from upshift.compat.environment import BOOTSTRAP, for_children
 
 from .conftest import write
@@ -73,8 +74,9 @@ class TestRun:
 
     @pytest.mark.parametrize("systems", [["--systems", "openclaw"], ["--systems=core.result_cache,openclaw"]])
     def test_chosen_systems(self, application, upshift_run, systems):
-        code = SERVED + "from upshift import compat; print(len(compat.status()))"
-        assert upshift_run(*systems, "-c", code, cwd=application).stdout == "1\n"
+        code = SERVED + "from upshift import compat; print(sorted(s.module for s in compat.status()))"
+        expected = f"{sorted(tables.served())}\n"
+        assert upshift_run(*systems, "-c", code, cwd=application).stdout == expected
 
     @pytest.mark.parametrize(
         ("code", "status"), [("raise SystemExit(7)", 7), ("raise SystemExit('no')", 1), ("1/0", 1), ("", 0)]
@@ -264,8 +266,8 @@ class TestAuto:
         python("-c", "import upshift.auto\n" + SERVED + child, cwd=application)
 
     def test_variable_chooses(self, application, python):
-        code = "import upshift.auto; from upshift import compat; print([s.module for s in compat.status()])"
-        assert python("-c", code, env={"UPSHIFT_INSTALL": " openclaw, "}).stdout == "['core.result_cache']\n"
+        code = "import upshift.auto; from upshift import compat; print(sorted(s.module for s in compat.status()))"
+        assert python("-c", code, env={"UPSHIFT_INSTALL": " openclaw, "}).stdout == f"{sorted(tables.served())}\n"
         assert python("-c", code, env={"UPSHIFT_INSTALL": ""}).stdout == "[]\n"
         assert "nonsense" in python("-c", code, env={"UPSHIFT_INSTALL": "nonsense"}, status=1).stderr
 

@@ -23,6 +23,8 @@ from upshift._native import Connection, ConnectionPool, PooledConnection
 if TYPE_CHECKING:
     from upshift.sqlite._aio import AsyncConnection
 
+__all__ = ["ConnectionPool", "PooledConnection"]
+
 logger = logging.getLogger("upshift.sqlite")
 
 COUNTERS = ("total_created", "total_closed", "current_size", "acquisitions", "releases", "timeouts", "errors")
@@ -239,8 +241,8 @@ def aconnection(self: ConnectionPool, timeout: float | timedelta | None = 10.0) 
     """Borrow a connection for an `async with` block; its methods are coroutines.
 
     Waiting blocks neither the event loop nor a thread. Leaving the block commits an open transaction, or rolls it back
-    after an exception, and gives the connection back. Cancelling interrupts a running statement and gives the connection
-    back clean.
+    after an exception, and gives the connection back. Cancelling interrupts a running statement and gives the
+    connection back clean.
 
     Args:
         timeout: Seconds to wait (int, float or timedelta); None = without limit.

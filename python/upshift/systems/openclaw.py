@@ -1,4 +1,4 @@
-"""The parts of system `openclaw` that are not domain classes: its process-wide cache and pools, and its demonstrations."""
+"""The parts of system `openclaw` that are not domain classes: its process-wide cache and pools, its demonstrations."""
 
 from __future__ import annotations
 

@@ -226,8 +226,7 @@ impl Connection {
         state.statements = crate::sqlite::statements::Statements::new(STATEMENTS);
         state.busy_timeout = busy_timeout;
         state.initialised = true;
-        let entered = db.enter();
-        gil::install(&entered, busy_timeout);
+        gil::install(&db.enter(), busy_timeout);
         Py::new(py, Self { state: crate::support::sync::AttachedCell::new(state) })
     }
 }

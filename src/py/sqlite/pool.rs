@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{Connection, path_of};
+use super::connection::{Connection, Given, path_of};
 use super::errors;
 use super::keeper::{Core, Keeper, Lease, Origin};
 use super::pooled::PooledConnection;
@@ -300,8 +300,8 @@ impl ConnectionPool {
         let this = slf.get();
         let (min_size, max_size) = (size(min_size, "min_size", 0)?, size(max_size, "max_size", 1)?);
         check_sizes(min_size, max_size)?;
-        let max_idle_time = max_idle_time.or(py, 300)?;
-        let check_interval = check_interval.or(py, 60)?;
+        let max_idle_time = or(max_idle_time, py, 300)?;
+        let check_interval = or(check_interval, py, 60)?;
         let settings = Settings {
             min_size,
             max_size,
@@ -661,26 +661,10 @@ fn stats_dict<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict
     Ok(dict)
 }
 
-/// An argument that may be left out, and may be None otherwise.
-enum Given<'py> {
-    Default,
-    Value(Bound<'py, PyAny>),
-}
-
-impl<'py> Given<'py> {
-    fn or(self, py: Python<'py>, default: i64) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Default => Ok(default.into_pyobject(py)?.into_any()),
-            Self::Value(value) => Ok(value),
-        }
-    }
-}
-
-impl<'py> FromPyObject<'_, 'py> for Given<'py> {
-    type Error = std::convert::Infallible;
-
-    fn extract(value: Borrowed<'_, 'py, PyAny>) -> Result<Self, Self::Error> {
-        Ok(Self::Value(value.to_owned()))
+fn or<'py>(value: Given<'py>, py: Python<'py>, default: i64) -> PyResult<Bound<'py, PyAny>> {
+    match value {
+        Given::Default => Ok(default.into_pyobject(py)?.into_any()),
+        Given::Value(value) => Ok(value),
     }
 }
 
