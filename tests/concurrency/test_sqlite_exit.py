@@ -259,42 +259,6 @@ threading.Thread(target=work).start()
     assert rows(path) == list(range(20))
 
 
-def test_ctrl_c_ends_a_statement(path):
-    body = """
-import signal
-con = sqlite.connect(":memory:")
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-start = time.monotonic()
-try:
-    con.execute(ENDLESS).fetchone()
-except KeyboardInterrupt:
-    assert con.execute("SELECT 1").fetchone() == (1,)
-    os._exit(0 if time.monotonic() - start < 15 else 4)
-os._exit(5)
-"""
-    run(HEADER + body, path, timeout=40)
-
-
-def test_ctrl_c_ends_a_wait_for_another_process(path):
-    body = """
-import signal, subprocess
-code = f"import sqlite3; c = sqlite3.connect({path!r}, isolation_level=None); c.execute('BEGIN IMMEDIATE'); "
-code += "print(1, flush=True); input()"
-other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-other.stdout.readline()
-con = sqlite.connect(path, timeout=60, isolation_level=None)
-threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-start = time.monotonic()
-try:
-    con.execute("INSERT INTO t VALUES (1)")
-except KeyboardInterrupt:
-    other.kill()
-    os._exit(0 if time.monotonic() - start < 15 else 4)
-os._exit(5)
-"""
-    run(HEADER + body, path, timeout=40)
-
-
 def test_ctrl_c_ends_a_wait_for_a_pool(path):
     body = """
 import signal

@@ -141,9 +141,10 @@ def play(scene):
 """,
     "function in a write": """
 def play(scene):
-    scene.con.create_function("f", 1, scene.act)
+    con = scene.con
+    con.create_function("f", 1, scene.act)
     scene.cur.execute("UPDATE t SET s = f(x)")
-    scene.con.commit()
+    con.commit()
 """,
     "aggregate": """
 def play(scene):
@@ -262,8 +263,9 @@ def play(scene):
     def rows():
         for i in range(10, 15):
             yield (scene.act(i),)
+    con = scene.con
     scene.cur.executemany("INSERT INTO t (x) VALUES (?)", rows())
-    scene.con.rollback()
+    con.rollback()
 """,
     "progress of backup": """
 def play(scene):
@@ -283,8 +285,9 @@ def play(scene):
                 pass
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda *_: None
-    scene.cur.execute("SELECT ?", (Value("x"),))
-    scene.cur.execute("SELECT 1")
+    cur = scene.cur
+    cur.execute("SELECT ?", (Value("x"),))
+    cur.execute("SELECT 1")
 """,
 }
 WINDOW = {
@@ -327,6 +330,8 @@ def test_a_callback_may_do_anything(name):  # issue 3 §6 "callbacks that raise,
     if name in THROUGH:
         assert outcomes["raises"] == "Boom"
         assert outcomes["raises_base"] == "Deep"
+    elif name == "finalize of a window function":
+        assert outcomes["raises"] is None  # SQLite passes this error to nobody
     elif "function" in name or "aggregate" in name:
         assert outcomes["raises"] == "OperationalError"
     elif name == "authorizer":

@@ -134,7 +134,7 @@ def test_django_uses_the_module(shop):
     """
     found = run(django(program), "upshift.sqlite", shop / "x.db")
     assert found["row"] == (42, "a%")
-    assert found["module"] == "upshift.sqlite"
+    assert found["module"] == "upshift.sqlite.dbapi2"
     assert found["raw"] == ("upshift.sqlite", "upshift.sqlite")
 
 
