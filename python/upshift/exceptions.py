@@ -14,7 +14,6 @@ Each class also inherits what callers already catch::
 from __future__ import annotations
 
 from sqlite3 import OperationalError
-from typing import Any
 
 __all__ = [
     "CompatError",
@@ -25,6 +24,10 @@ __all__ = [
     "WriteLaneError",
     "WriteLaneTimeout",
 ]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # every child process reads this at its start, and `typing` takes longer than all of it
+    from typing import Any
 
 
 class UpshiftError(Exception):
