@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::ffi::{CStr, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -75,6 +76,8 @@ pub struct Db {
     deferred: Mutex<Vec<Discarded>>,
     /// Open BLOBs; they end before the connection does.
     blobs: Mutex<Vec<BlobPtr>>,
+    /// Statements that end with the connection at the latest. Virtual tables have others, which are theirs to end.
+    statements: Mutex<HashSet<StatementPtr>>,
     /// Backups in progress, between whose steps other threads may come in: the connection stays open meanwhile.
     pins: AtomicU32,
     /// Set when a callback failed where SQLite leaves it no way to say so.
@@ -91,6 +94,11 @@ enum Discarded {
 }
 // SAFETY: the pointers are only used by a thread that has entered the connection.
 unsafe impl Send for Discarded {}
+
+#[derive(PartialEq, Eq, Hash)]
+struct StatementPtr(*mut ffi::sqlite3_stmt);
+// SAFETY: as above.
+unsafe impl Send for StatementPtr {}
 
 struct BlobPtr(*mut ffi::sqlite3_blob);
 // SAFETY: as above.
@@ -147,6 +155,7 @@ impl Db {
             has_deferred: AtomicBool::new(false),
             deferred: Mutex::new(Vec::new()),
             blobs: Mutex::new(Vec::new()),
+            statements: Mutex::default(),
             pins: AtomicU32::new(0),
             callback_failed: AtomicBool::new(false),
             kept: Mutex::new(Vec::new()),
@@ -429,6 +438,11 @@ impl Entered<'_> {
         unsafe { ffi::sqlite3_txn_state(self.raw(), std::ptr::null()) == ffi::SQLITE_TXN_WRITE }
     }
 
+    /// Notes a statement that is given up by [`Db::discard`], so that closing the connection ends it first.
+    pub fn remember(&self, statement: *mut ffi::sqlite3_stmt) {
+        self.db.statements.lock().insert(StatementPtr(statement));
+    }
+
     pub(super) fn remember_blob(&self, blob: *mut ffi::sqlite3_blob) {
         self.db.blobs.lock().push(BlobPtr(blob));
     }
@@ -445,7 +459,10 @@ impl Entered<'_> {
         // SAFETY: given up by its owner, and this thread is inside an open connection.
         unsafe {
             match *discarded {
-                Discarded::Statement(statement) => ffi::sqlite3_finalize(statement),
+                Discarded::Statement(statement) => {
+                    self.db.statements.lock().remove(&StatementPtr(statement));
+                    ffi::sqlite3_finalize(statement)
+                }
                 Discarded::Blob(blob) => {
                     self.forget_blob(blob);
                     ffi::sqlite3_blob_close(blob)
@@ -463,7 +480,7 @@ impl Entered<'_> {
         deferred.iter().for_each(|discarded| self.end(discarded));
     }
 
-    /// Finalises every statement, closes every BLOB, then the connection. Without effect on one that is closed.
+    /// Finalises every remembered statement, closes every BLOB, then the connection. Without effect on one that is closed.
     pub fn close(&self) {
         let raw = self.raw();
         if raw.is_null() {
@@ -472,18 +489,15 @@ impl Entered<'_> {
         self.db.deferred.lock().clear();
         self.db.standing.forget();
         let blobs = std::mem::take(&mut *self.db.blobs.lock());
+        let statements = std::mem::take(&mut *self.db.statements.lock());
         // SAFETY: this thread is inside, and whoever keeps a statement or BLOB looks whether the connection is open before
         // use. A BLOB has a statement of its own, so it goes first.
         unsafe {
             for blob in blobs {
                 ffi::sqlite3_blob_close(blob.0);
             }
-            loop {
-                let statement = ffi::sqlite3_next_stmt(raw, std::ptr::null_mut());
-                if statement.is_null() {
-                    break;
-                }
-                ffi::sqlite3_finalize(statement);
+            for statement in statements {
+                ffi::sqlite3_finalize(statement.0);
             }
         }
         let mut owner = self.db.owner.lock();
@@ -545,7 +559,20 @@ mod tests {
         let code =
             unsafe { ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut statement, std::ptr::null_mut()) };
         assert_eq!(code, ffi::SQLITE_OK);
+        entered.remember(statement);
         statement
+    }
+
+    #[test]
+    fn statements_of_virtual_tables_end_with_these() {
+        let db = memory();
+        for sql in [c"CREATE VIRTUAL TABLE t USING fts5(a)", c"INSERT INTO t VALUES ('x')", c"SELECT * FROM t('x')"] {
+            let statement = prepare(&db, sql);
+            // SAFETY: a statement of this connection, used by this thread only.
+            unsafe { ffi::sqlite3_step(statement) };
+        }
+        db.enter().close();
+        assert!(!db.is_open());
     }
 
     #[test]

@@ -205,7 +205,8 @@ impl Standing {
     pub fn forget(&self) {
         self.end();
         self.allowed.set(false);
-        self.statement.set(ptr::null_mut());
+        // SAFETY: called while the connection is still open; null does nothing.
+        unsafe { ffi::sqlite3_finalize(self.statement.replace(ptr::null_mut())) };
     }
 
     /// While a read stands, SQLite takes an interrupt to be for it, and for all statements that begin before it ends.

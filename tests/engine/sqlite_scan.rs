@@ -140,7 +140,7 @@ fn refuses_what_cannot_be_split() {
     connection
         .execute_batch(
             "CREATE TABLE t (a, b); CREATE TABLE w (a PRIMARY KEY) WITHOUT ROWID; CREATE VIEW v AS SELECT * FROM t;
-             CREATE TABLE names (rowid, oid, _rowid_); CREATE VIRTUAL TABLE f USING dbstat",
+             CREATE TABLE names (rowid, oid, _rowid_); CREATE VIRTUAL TABLE f USING fts5(a)",
         )
         .unwrap();
     let connections = connections(&path(&folder), 2);

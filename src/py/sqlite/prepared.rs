@@ -112,6 +112,7 @@ pub fn first_statement(
     if statement.is_null() {
         return Ok((None, used));
     }
+    entered.remember(statement);
     let head = text::skip_blank(text);
     // SAFETY: a statement of this connection.
     let (parameters, is_readonly, explains) = unsafe {

@@ -101,6 +101,7 @@ impl Statement {
         if raw.is_null() {
             return Ok(None);
         }
+        entered.remember(raw);
         // SAFETY: a statement just made; SQLite points the tail into the text or at its end.
         let (parameters, is_readonly, used) = unsafe {
             let used = tail.cast::<u8>().offset_from(sql.as_ptr());

@@ -208,6 +208,10 @@ impl Control {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the connection is open and entered, the text is terminated.
         let code = unsafe { ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr(), -1, &mut raw, std::ptr::null_mut()) };
-        if code == ffi::SQLITE_OK { Ok(Self { db: Arc::clone(db), raw }) } else { Err(entered.failure(code)) }
+        if code != ffi::SQLITE_OK {
+            return Err(entered.failure(code));
+        }
+        entered.remember(raw);
+        Ok(Self { db: Arc::clone(db), raw })
     }
 }
