@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import upshift._process  # noqa: F401
 from upshift._native import Connection, ConnectionPool, PooledConnection
+from upshift.sqlite._write import awrite
 
 if TYPE_CHECKING:
     from upshift.sqlite._aio import AsyncConnection
@@ -304,6 +305,7 @@ _attach(
     ConnectionPool,
     {
         "aconnection": aconnection,
+        "awrite": awrite,
         "holders": holders,
         "__enter__": _enter,
         "__exit__": _exit,

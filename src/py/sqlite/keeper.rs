@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use super::connection::{self, Connection, enter};
 use super::row::RowFactory;
+use super::write::Writes;
 use super::transaction::{self, Autocommit, Isolation};
 use super::{convert::Text, gil};
 use crate::py::{errors, hang};
@@ -41,11 +42,13 @@ pub struct Keeper {
     epoch: AtomicU32,
     /// Borrowers tell where they are.
     watches_leaks: bool,
+    /// What `write()` writes with.
+    pub writes: Writes,
 }
 
 impl Keeper {
     pub fn new(opener: Opener, watches_leaks: bool) -> Self {
-        Self { opener, seen: Mutex::new(None), epoch: AtomicU32::new(0), watches_leaks }
+        Self { opener, seen: Mutex::new(None), epoch: AtomicU32::new(0), watches_leaks, writes: Writes::default() }
     }
 
     #[inline(always)]
@@ -54,7 +57,7 @@ impl Keeper {
     }
 
     /// Notes what is behind the path now.
-    fn note(&self, found: Option<FileId>) -> u32 {
+    pub fn note(&self, found: Option<FileId>) -> u32 {
         let mut seen = self.seen.lock();
         if *seen != found {
             *seen = found;
@@ -63,9 +66,15 @@ impl Keeper {
         self.epoch.load(Ordering::Relaxed)
     }
 
+    /// Which file has the path, of those that had it one after the other.
+    #[inline(always)]
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
     /// The file of the connection was deleted, or replaced by another.
     fn is_outdated(&self, held: &Held) -> bool {
-        held.epoch != self.epoch.load(Ordering::Relaxed)
+        held.epoch != self.epoch()
     }
 }
 

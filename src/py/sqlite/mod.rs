@@ -14,6 +14,7 @@
 //! - [`pool`], [`pooled`], [`keeper`]: the connection pool, what it lends, how it opens and cleans it
 //! - [`settings`]: what a PRAGMA changes that the module has to know
 //! - [`lane`]: statements that write take turns
+//! - [`write`]: single writes that share commits
 //! - [`gil`]: when a statement lets go of the interpreter
 //! - [`errors`], [`module`]: exceptions, what else is exported
 
@@ -54,3 +55,4 @@ pub mod settings;
 pub mod trace;
 pub mod transaction;
 pub mod values;
+pub mod write;

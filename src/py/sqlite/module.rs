@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::connection::{self, Connection};
-use super::{blob, cursor, hooks, jobs, lane, pool, pooled, row};
+use super::{blob, cursor, hooks, jobs, lane, pool, pooled, row, write};
 
 /// The class that `isinstance` is to see: that of the standard library for an instance of exactly our class, so that
 /// checks of existing programs hold; a subclass of the user's for its own instances.
@@ -41,5 +41,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<blob::Blob>()?;
     module.add_class::<pool::ConnectionPool>()?;
     module.add_class::<pooled::PooledConnection>()?;
+    module.add_class::<write::WriteResult>()?;
+    module.add_class::<write::WriteOutbox>()?;
+    module.add_class::<write::PendingWrite>()?;
     module.add_function(wrap_pyfunction!(connection::connect, module)?)
 }

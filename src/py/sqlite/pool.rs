@@ -21,7 +21,7 @@ use crate::sqlite::Failure;
 use crate::sqlite::group::Durability;
 use crate::sqlite::opener::Opener;
 use crate::sqlite::pool::{Begun, Patience, Pool, Refusal, Settings, Stats, Ticket};
-use crate::support::clock::NEVER;
+use crate::support::clock::{self, NEVER};
 use crate::support::sync::AttachedCell;
 
 /// Pool of connections to one SQLite database, shared by threads and coroutines.
@@ -71,6 +71,8 @@ struct Named {
 static POOLS: AttachedCell<Vec<(Weak<Core>, Py<CacheLock>)>> = AttachedCell::new(Vec::new());
 
 const DEFAULT_TIMEOUT: f64 = 10.0;
+/// How long queued writes may hold up the end of the interpreter.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// How long a borrower waits: seconds, or None without limit.
 pub struct Timeout(Option<f64>);
@@ -95,6 +97,15 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
 impl Timeout {
     pub fn seconds(&self) -> Option<f64> {
         self.0
+    }
+
+    pub fn of(timeout: Duration) -> Self {
+        Self(Some(timeout.as_secs_f64()))
+    }
+
+    /// The end of the wait on the engine's clock; `None` for no limit.
+    pub fn deadline(&self) -> Option<u64> {
+        self.0.map(|seconds| clock::now().saturating_add((seconds.max(0.0) * 1e9) as u64))
     }
 
     /// The end of the wait; `None` if it is too far off to be told.
@@ -263,7 +274,7 @@ fn check_sizes(min_size: usize, max_size: usize) -> PyResult<()> {
     Ok(())
 }
 
-fn durability(name: &str) -> PyResult<Durability> {
+pub fn durability(name: &str) -> PyResult<Durability> {
     match name {
         "process" => Ok(Durability::Process),
         "power" => Ok(Durability::Power),
@@ -393,6 +404,8 @@ impl ConnectionPool {
             let mut ask = || serve_signals(&mut raised);
             let ask: &mut dyn FnMut() -> bool = &mut ask;
             core.close(Patience { until, ask: is_main.then_some((SIGNAL_CHECK, ask)) });
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+            core.manage().writes.close(left);
             core.manage().opener.close();
             raised
         });
@@ -675,6 +688,7 @@ pub fn shutdown(py: Python<'_>) {
     py.detach(|| {
         for pool in live {
             pool.close(Patience::none());
+            pool.manage().writes.close(LAST_WRITES);
             pool.manage().opener.close();
         }
     });

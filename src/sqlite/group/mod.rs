@@ -33,6 +33,8 @@ use crate::support::{clock, runtime};
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 4 << 20;
 const GROUP_TIME: u64 = 20_000_000;
+/// How long a leader goes on for others, in nanoseconds.
+const OVERTIME: u64 = 1_000_000;
 /// How often a blocked caller looks whether it is to stop.
 const CHECK: Duration = Duration::from_millis(50);
 const STATEMENT: &str = "a group of single writes";
@@ -175,10 +177,16 @@ impl Group {
     /// Accepts nothing more, and closes the connection once what is queued is written. Waits for that up to `timeout`;
     /// then what is being written is interrupted, and what waits for its turn refused. Returns whether the connection is closed.
     pub fn close(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = Instant::now().checked_add(timeout);
         let mut state = self.state.lock();
         state.closed = true;
-        while state.has_leader && !self.ended.wait_until(&mut state, until).timed_out() {}
+        while state.has_leader {
+            match until {
+                Some(until) if self.ended.wait_until(&mut state, until).timed_out() => break,
+                Some(_) => {}
+                None => self.ended.wait(&mut state),
+            }
+        }
         let left = std::mem::take(&mut state.queue);
         let is_closed = !state.has_leader;
         if is_closed {
@@ -194,6 +202,10 @@ impl Group {
 
     pub fn is_closed(&self) -> bool {
         self.state.lock().closed
+    }
+
+    pub fn db(&self) -> &Arc<Db> {
+        &self.db
     }
 
     pub fn lane(&self) -> &Arc<Lane> {
@@ -289,8 +301,8 @@ impl Group {
             match (own, begun) {
                 (Some((_, reply, outcome)), _) => {
                     reply.forget();
-                    self.hand_over(self.state.lock());
                     send(answers);
+                    self.go_on();
                     return outcome;
                 }
                 (None, Err(error)) => {
@@ -303,6 +315,26 @@ impl Group {
             if let Some(outcome) = slot.take() {
                 self.hand_over(self.state.lock());
                 return outcome;
+            }
+        }
+    }
+
+    /// Writes for those who came meanwhile, for a moment: any of them would have to wake up first.
+    fn go_on(&self) {
+        let until = clock::now() + OVERTIME;
+        loop {
+            let state = self.state.lock();
+            // Whoever waits for the lane, or another process, is waited for by one whose own turn it is.
+            if state.queue.is_empty() || clock::now() >= until || self.lane.try_take(&self.claim()).is_err() {
+                return self.hand_over(state);
+            }
+            drop(state);
+            let mut answers = Answers::new();
+            let begun = self.transact(&mut answers, &mut |failure| Some(failure.into()));
+            self.lane.give_back(self.db.id());
+            send(answers);
+            if begun.is_err() {
+                return self.hand_over(self.state.lock());
             }
         }
     }

@@ -148,9 +148,12 @@ impl Lane {
         deadline: Option<u64>,
         mut stop: impl FnMut() -> bool,
     ) -> Result<(), LaneError> {
-        let parked = Arc::new(Parked { granted: AtomicBool::new(false), thread: std::thread::current() });
-        let joined = self.join(claim, true, || Wake::Thread(Arc::clone(&parked))).map_err(never)?;
-        let Joined::Waiting { number, reads } = joined else {
+        let mut parked = None;
+        let joined = self.join(claim, true, || {
+            let new = Arc::new(Parked { granted: AtomicBool::new(false), thread: std::thread::current() });
+            Wake::Thread(Arc::clone(parked.insert(new)))
+        });
+        let (Joined::Waiting { number, reads }, Some(parked)) = (joined.map_err(never)?, parked) else {
             return Ok(());
         };
         // Left also if `stop` unwinds.
