@@ -47,7 +47,7 @@ KINDS = {
     "window": (lambda c, body: c.create_window_function("f", -1, window_class(body)), WINDOW),
     "collation": (lambda c, body: c.create_collation("c", lambda *_: body() and 0), SORTED),
     "authorizer": (lambda c, body: c.set_authorizer(lambda *_: (body(), 0)[1]), "SELECT 1"),
-    "progress": (lambda c, body: c.set_progress_handler(lambda: body() and None, 1), COUNT.format(9, "i")),
+    "progress": (lambda c, body: c.set_progress_handler(lambda: body() and None, 10), COUNT.format(9, "i")),
     "trace": (lambda c, body: c.set_trace_callback(lambda *_: body()), "SELECT 1"),
 }
 
