@@ -194,3 +194,81 @@ class TestMoment:
         finally:
             signal.signal(signal.SIGALRM, before)
         assert len(sqlite_scan(connections, "SELECT id FROM t")) == 30_000
+
+
+class TestPool:
+    @pytest.fixture
+    def pool(self, path):
+        pool = sqlite.ConnectionPool(path, min_size=1, max_size=3)
+        yield pool
+        pool.close_all()
+
+    def test_scan(self, pool):
+        result = pool.scan("SELECT id, s FROM t WHERE id >= ?", (29_000,), partitions=2)
+        assert result.numpy()["id"].tolist() == list(range(29_000, 30_000))
+        assert pool.get_stats()["in_use"] == 0
+        assert pool.get_stats()["total_created"] == 2
+        assert len(pool.scan("SELECT id FROM t")) == 30_000
+        assert len(pool.scan("SELECT id FROM t WHERE id < :limit", {"limit": 10}, 50)) == 10
+
+    def test_partitions_by_parameters(self, pool):
+        sql = "SELECT count(*) AS c, avg(v) AS v FROM t WHERE id % 2 = ?"
+        arrays = pool.scan(sql, partitions=[(0,), (1,)]).numpy()
+        assert arrays["c"].tolist() == [15_000, 15_000]
+        named = pool.scan("SELECT :x AS x", partitions=[{"x": 1}, {"x": 2.5}, {"x": None}])
+        assert named.numpy()["x"].tolist() == [1, 2.5, None]
+
+    def test_fewer_connections_than_wanted(self, pool):
+        others = [pool.acquire() for _ in range(2)]
+        assert len(pool.scan("SELECT id FROM t", partitions=3)) == 30_000
+        third = pool.acquire()
+        with pytest.raises(TimeoutError):
+            pool.scan("SELECT id FROM t", timeout=0.05)
+        for other in (*others, third):
+            other.close()
+        assert pool.get_stats()["available"] == 3
+
+    def test_failures_give_connections_back(self, pool):
+        for arguments, error in (
+            (("SELECT count(*) FROM t",), ValueError),
+            (("SELECT nothing FROM t",), sqlite3.OperationalError),
+            (("SELECT id FROM t", (), 0), ValueError),
+            (("SELECT id FROM t", (), []), ValueError),
+            (("SELECT id FROM t", (1,), [()]), ValueError),
+        ):
+            with pytest.raises(error):
+                pool.scan(*arguments)
+        assert pool.get_stats()["in_use"] == 0
+        pool.close_all()
+        with pytest.raises(sqlite3.ProgrammingError):
+            pool.scan("SELECT id FROM t")
+
+    def test_in_memory(self):
+        with sqlite.ConnectionPool(":memory:", max_size=3) as pool:
+            with pool.connection() as conn:
+                conn.execute("CREATE TABLE t (a)")
+                conn.executemany("INSERT INTO t VALUES (:a)", {"a": np.arange(5000)})
+            assert pool.scan("SELECT a FROM t", partitions=3).numpy()["a"].sum() == 12_497_500
+            # Nothing is held afterwards.
+            with pool.connection() as conn:
+                conn.execute("DELETE FROM t")
+            assert len(pool.scan("SELECT a FROM t", partitions=2)) == 0
+
+    def test_beside_group_commits(self, pool):
+        with pool.connection() as conn:
+            conn.execute("CREATE TABLE pair (id INTEGER PRIMARY KEY, v INTEGER)")
+            conn.execute("INSERT INTO pair SELECT id, 0 FROM t")
+        done = threading.Event()
+
+        def write():
+            amount = 0
+            while not done.is_set():
+                amount += 1
+                pool.write("UPDATE pair SET v = iif(id, -?1, ?1) WHERE id IN (0, 29999)", (amount,))
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        sums = {int(pool.scan("SELECT v FROM pair", partitions=2).numpy()["v"].sum()) for _ in range(30)}
+        done.set()
+        thread.join()
+        assert sums == {0}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import upshift._process  # noqa: F401
 from upshift._native import Connection, ConnectionPool, PooledConnection
+from upshift.sqlite._scan import scan
 from upshift.sqlite._write import awrite
 
 if TYPE_CHECKING:
@@ -307,6 +308,7 @@ _attach(
         "aconnection": aconnection,
         "awrite": awrite,
         "holders": holders,
+        "scan": scan,
         "__enter__": _enter,
         "__exit__": _exit,
         "stats": property(lambda self: StatsView(self), doc=StatsView.__doc__),
