@@ -56,6 +56,9 @@ class Index:
     def __index__(self):
         return 1
 
+    def __repr__(self):  # in the names of tests, which are the same in every process
+        return "Index()"
+
 
 class Str(str):
     __slots__ = ()
