@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from harness import Task, eventually, stays
+from harness import Task, eventually, run_literal, stays
 
 SEVEN = {"total_created", "total_closed", "current_size", "acquisitions", "releases", "timeouts", "errors"}
 
@@ -61,9 +61,7 @@ def test_metadata(pool):  # openclaw §6.1 "raw connection → created_at, last_
     raw = connection.conn
     assert raw in metadata
     entry = metadata[raw]
-    now = time.time()
-    assert now - 30 < entry["created_at"] <= now
-    assert entry["created_at"] <= entry["last_used"] <= now
+    assert entry["created_at"] <= entry["last_used"]
     assert entry["use_count"] == 1
     connection.close()
     pool.acquire().close()
@@ -73,6 +71,20 @@ def test_metadata(pool):  # openclaw §6.1 "raw connection → created_at, last_
     assert {type(value) for value in (entry["created_at"], entry["last_used"])} == {float}
     assert raw in list(pool.metadata)
     assert sum(entry["use_count"] for entry in pool.metadata.values()) == 2
+
+
+def test_times_in_metadata_are_epochs(pool_path):
+    """In a process of its own: other tests have moved the clocks of this one, which cannot be undone."""
+    code = """
+        import sys, time
+        from upshift.sqlite import ConnectionPool
+        before = time.time()
+        with ConnectionPool(sys.argv[1], 1, 1) as pool, pool.connection() as connection:
+            entry = dict(pool.metadata[connection.conn])
+        print([before, entry["created_at"], entry["last_used"], time.time()])
+    """
+    times = run_literal(code, pool_path)
+    assert times == sorted(times)
 
 
 def test_metadata_of_other_connections(pool):
