@@ -79,3 +79,10 @@ pub fn has_buffer(obj: &Bound<'_, PyAny>) -> bool {
     // SAFETY: only looks into the type of a live object.
     unsafe { ffi::PyObject_CheckBuffer(obj.as_ptr()) != 0 }
 }
+
+/// How many references to the object there are.
+#[inline(always)]
+pub fn references<T>(obj: &Bound<'_, T>) -> isize {
+    // SAFETY: only reads a field of a live object.
+    unsafe { ffi::Py_REFCNT(obj.as_ptr()) as isize }
+}

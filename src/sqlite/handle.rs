@@ -365,6 +365,12 @@ impl Entered<'_> {
         self.db.standing.end();
     }
 
+    /// Whether a read goes on from statement to statement.
+    #[inline(always)]
+    pub fn is_standing(&self) -> bool {
+        self.db.standing.is_active()
+    }
+
     /// Whether a statement or a backup is under way that closing the connection would pull the rug from under.
     pub fn is_busy(&self) -> bool {
         self.is_running() || self.db.pins.load(Ordering::Relaxed) > 0

@@ -79,6 +79,11 @@ impl Standing {
         self.allowed.set(allowed);
     }
 
+    #[inline(always)]
+    pub fn is_active(&self) -> bool {
+        self.active.get()
+    }
+
     /// Something else than a read is about to happen.
     #[inline(always)]
     pub fn end(&self) {

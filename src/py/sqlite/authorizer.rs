@@ -32,6 +32,10 @@ impl Connection {
         let entered = enter(py, &db)?;
         let standing = hooks::standing(slf, &db);
         let given = !callable.is_none();
+        if given {
+            // It would be told of them.
+            db.allow_standing_reads(false);
+        }
         let before = standing.authorizer.set(py, given.then(|| callable.unbind()));
         // SAFETY: open and entered; the connection keeps the slot.
         let code = unsafe {

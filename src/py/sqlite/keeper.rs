@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 
-use super::connection::{self, Connection, enter};
+use super::connection::{self, Connection, enter, look};
 use super::row::RowFactory;
-use super::write::Writes;
 use super::transaction::{self, Autocommit, Isolation};
+use super::write::Writes;
 use super::{convert::Text, gil};
+use crate::py::raw::references;
 use crate::py::{errors, hang};
 use crate::sqlite::opener::{self, BUSY_TIMEOUT, Opener};
 use crate::sqlite::pool::{self, Health, Manage};
@@ -85,6 +86,7 @@ impl Manage for Keeper {
 
     fn connect(&self, until: Option<Instant>) -> Result<Held, Failure> {
         let db = self.opener.open(until)?;
+        db.allow_standing_reads(self.opener.file().is_some());
         let epoch = self.note(db.file_id().cloned());
         let object = Python::try_attach(|py| Connection::pooled(py, &db, BUSY_TIMEOUT));
         match object {
@@ -172,12 +174,16 @@ impl Manage for Keeper {
 #[inline]
 fn make_ready(py: Python<'_>, held: &Held) -> bool {
     let object = held.object.bind(py);
-    let Ok(entered) = enter(py, &held.db) else { return false };
-    if entered.is_running() {
-        // Returned by a function that one of its statements calls.
+    let Ok(entered) = look(py, &held.db) else { return false };
+    if entered.is_busy() {
+        // Returned by a function that one of its statements calls, or in the middle of a backup.
         return false;
     }
-    if opener::is_busy(&entered) {
+    // The pool and the wrapper refer to it. Anything else may be a cursor with rows left.
+    if entered.is_standing() && references(object) > 2 {
+        entered.no_read();
+    }
+    if !entered.is_standing() && opener::is_busy(&entered) {
         let stepping = gil::Stepping::begin(py, &entered, true);
         opener::reset_statements(&entered);
         drop(stepping);
@@ -214,6 +220,7 @@ fn restore(py: Python<'_>, this: &Connection, held: &Held, entered: &Entered<'_>
         let text = std::mem::replace(&mut state.text, Text::Str);
         (row_factory, text, state.db.as_ref().is_some_and(|db| Arc::ptr_eq(db, &held.db)))
     });
+    entered.no_read();
     gil::set_busy_timeout(entered, BUSY_TIMEOUT);
     // What was set may have a `__del__`.
     let (row_factory, text, is_same) = gone;

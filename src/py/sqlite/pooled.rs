@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{Connection, Given, enter};
+use super::connection::{Connection, Given, look};
 use super::cursor::Cursor;
 use super::keeper::{Held, Lease};
 use super::pool::{ConnectionPool, Timeout, timed_out};
@@ -62,7 +62,7 @@ impl PooledConnection {
     fn finish(&self, py: Python<'_>, sql: &CStr) -> PyResult<()> {
         self.raw(py)?;
         let db = &self.held().db;
-        let Ok(entered) = enter(py, db) else {
+        let Ok(entered) = look(py, db) else {
             // Closed by its borrower: there is nothing to end.
             return Ok(());
         };

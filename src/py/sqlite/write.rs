@@ -14,10 +14,10 @@ use super::row::Row;
 use super::{adapt, errors, gil, lane};
 use crate::py::lookup::thread_ident;
 use crate::py::{hang, raw};
+use crate::sqlite::Db;
 use crate::sqlite::group::{Group, Outcome, Params, Pending, Request, Value, WriteError, Written};
 use crate::sqlite::lane::{Actor, Key, LaneError, of};
 use crate::sqlite::opener::{self, BUSY_TIMEOUT};
-use crate::sqlite::Db;
 use crate::support::runtime::PerProcess;
 
 /// The writing side of a pool: a connection of its own, opened for the first write. Forked children open their own.
@@ -377,10 +377,12 @@ impl ConnectionPool {
         let deadline = timeout.deadline();
         let (group, request) = slf.get().prepare_write(py, sql, parameters, durability, timeout.end(), actor)?;
         let mut raised = None;
-        let outcome = gil::detach(py, || group.write(request, deadline, || {
-            raised = Python::try_attach(|py| py.check_signals().err()).flatten();
-            raised.is_some()
-        }));
+        let outcome = gil::detach(py, || {
+            group.write(request, deadline, || {
+                raised = Python::try_attach(|py| py.check_signals().err()).flatten();
+                raised.is_some()
+            })
+        });
         match (outcome, raised) {
             (Ok(written), None) => WriteResult::of(py, written),
             (_, Some(error)) => Err(error),
