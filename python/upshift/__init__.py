@@ -4,26 +4,44 @@ The public names are imported on first use: the import hook, the command line an
 as well, and run in processes that may never need the native module. (PYTEST_DONT_REWRITE)
 """
 
-__all__ = ["CachedFunction", "ResultCache", "__version__", "get_cache"]
+__all__ = [
+    "CachedFunction",
+    "ConnectionPool",
+    "PooledConnection",
+    "ResultCache",
+    "__version__",
+    "close_all_pools",
+    "get_cache",
+    "get_pool",
+    "sqlite",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from upshift import sqlite
     from upshift._native import __version__
     from upshift.cache import CachedFunction, ResultCache
-    from upshift.systems.openclaw import get_cache
+    from upshift.sqlite import ConnectionPool, PooledConnection
+    from upshift.systems.openclaw import close_all_pools, get_cache, get_pool
 else:
     _HOMES = {
         "CachedFunction": "upshift.cache",
+        "ConnectionPool": "upshift.sqlite",
+        "PooledConnection": "upshift.sqlite",
         "ResultCache": "upshift.cache",
         "__version__": "upshift._native",
+        "close_all_pools": "upshift.systems.openclaw",
         "get_cache": "upshift.systems.openclaw",
+        "get_pool": "upshift.systems.openclaw",
     }
 
     def __getattr__(name):
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
+        if name == "sqlite":
+            return import_module("upshift.sqlite")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)
         return value
 

@@ -12,7 +12,6 @@ use crate::sqlite::{Entered, Failure, raw};
 /// The classes of the standard library's `sqlite3`.
 pub struct Classes {
     pub warning: Py<PyType>,
-    pub error: Py<PyType>,
     pub interface: Py<PyType>,
     pub database: Py<PyType>,
     pub data: Py<PyType>,
@@ -20,7 +19,6 @@ pub struct Classes {
     pub integrity: Py<PyType>,
     pub internal: Py<PyType>,
     pub programming: Py<PyType>,
-    pub not_supported: Py<PyType>,
 }
 
 pub fn classes(py: Python<'_>) -> &Classes {
@@ -30,7 +28,6 @@ pub fn classes(py: Python<'_>) -> &Classes {
         let class = |name: &str| -> PyResult<Py<PyType>> { Ok(module.getattr(name)?.cast_into::<PyType>()?.unbind()) };
         PyResult::Ok(Classes {
             warning: class("Warning")?,
-            error: class("Error")?,
             interface: class("InterfaceError")?,
             database: class("DatabaseError")?,
             data: class("DataError")?,
@@ -38,7 +35,6 @@ pub fn classes(py: Python<'_>) -> &Classes {
             integrity: class("IntegrityError")?,
             internal: class("InternalError")?,
             programming: class("ProgrammingError")?,
-            not_supported: class("NotSupportedError")?,
         })
     });
     made.expect("the package imported _sqlite3 before")
@@ -71,11 +67,6 @@ pub fn data(py: Python<'_>, message: impl Into<String>) -> PyErr {
 #[cold]
 pub fn warning(py: Python<'_>, message: impl Into<String>) -> PyErr {
     make(py, &classes(py).warning, message)
-}
-
-#[cold]
-pub fn not_supported(py: Python<'_>, message: impl Into<String>) -> PyErr {
-    make(py, &classes(py).not_supported, message)
 }
 
 /// The exception for what the last call on the connection returned.
