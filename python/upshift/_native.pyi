@@ -6,6 +6,7 @@ Proven by stubtest.
 
 import builtins
 import sqlite3
+from asyncio import Future
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
@@ -46,11 +47,14 @@ __all__ = [
     "LaneTurn",
     "Lease",
     "NumpyBatches",
+    "PendingWrite",
     "PooledConnection",
     "Request",
     "ResultCache",
     "Row",
     "ScanResult",
+    "WriteOutbox",
+    "WriteResult",
     "__version__",
     "_codec_dumps",
     "_codec_key_error",
@@ -642,6 +646,22 @@ class ConnectionPool:
     ) -> ScanResult: ...
     def release(self, conn: object) -> None: ...
     def close_all(self, timeout: float | timedelta | None = 5.0) -> None: ...
+    def write(
+        self,
+        sql: str,
+        parameters: _Parameters | None = (),
+        *,
+        durability: Literal["process", "power"] | None = None,
+        timeout: float | timedelta | None = 30.0,
+    ) -> WriteResult: ...
+    async def awrite(
+        self,
+        sql: str,
+        parameters: _Parameters | None = (),
+        *,
+        durability: Literal["process", "power"] | None = None,
+        timeout: float | timedelta | None = 30.0,
+    ) -> WriteResult: ...
     def get_stats(self) -> dict[str, Any]: ...
     def holders(self) -> list[dict[str, Any]]: ...
     def __enter__(self) -> Self: ...
@@ -656,6 +676,36 @@ class ConnectionPool:
     def _timed_out(self, timeout: float | None) -> TimeoutError: ...
     def _join_upkeep(self, timeout: float | None) -> bool: ...
     def _maintain(self) -> None: ...
+    def _write_later(
+        self,
+        sql: str,
+        parameters: _Parameters | None,
+        durability: str | None,
+        timeout: float | timedelta | None,
+        task: int,
+        outbox: WriteOutbox,
+        future: Future[WriteResult],
+    ) -> PendingWrite: ...
+    def _write_timed_out(self) -> sqlite3.OperationalError: ...
+    def _write_stats(self) -> tuple[int, int, int]: ...
+
+@final
+class WriteResult:
+    @property
+    def rowcount(self) -> int: ...
+    @property
+    def lastrowid(self) -> int | None: ...
+    @property
+    def rows(self) -> list[Row]: ...
+
+@final
+class PendingWrite:
+    def cancel(self) -> bool: ...
+
+@final
+class WriteOutbox:
+    def __new__(cls, call_soon_threadsafe: Callable[..., object]) -> Self: ...
+    def deliver(self) -> None: ...
 
 @disjoint_base
 class PooledConnection:

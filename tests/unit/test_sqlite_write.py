@@ -72,14 +72,10 @@ def test_values_go_there_and_back(pool):
     class Text(str):
         __slots__ = ()
 
-    values = [None, 0, -(2**63), 2**63 - 1, True, 1.5, float("inf"), "", "é\0z", b"", b"\0\xff", Text("sub"), bytearray(b"ab")]
-    values += [memoryview(b"cd")]
-    result = pool.write(f"SELECT {', '.join('?' * len(values))}", values)
-    assert list(result.rows[0]) == [None, 0, -(2**63), 2**63 - 1, 1, 1.5, float("inf"), "", "é\0z", b"", b"\0\xff"] + [
-        "sub",
-        b"ab",
-        b"cd",
-    ]
+    values = [None, 0, -(2**63), 2**63 - 1, 1.5, float("inf"), "", "é\0z", b"", b"\0\xff"]
+    given = [*values, True, Text("sub"), bytearray(b"ab"), memoryview(b"cd")]
+    result = pool.write(f"SELECT {', '.join('?' * len(given))}", given)
+    assert list(result.rows[0]) == [*values, 1, "sub", b"ab", b"cd"]
     assert tuple(pool.write("SELECT :a", OrderedDict(a=1)).rows[0]) == (1,)
     assert tuple(pool.write("SELECT ?", [timedelta.max.days]).rows[0]) == (999999999,)
     with pytest.raises(OverflowError):
@@ -123,7 +119,7 @@ def test_what_has_no_place_is_refused(pool, sql, parameters, match):
 
 def test_errors_are_those_of_the_statement(pool):
     pool.write("INSERT INTO t (k, u) VALUES (1, 1)")
-    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE constraint failed: t.u") as caught:
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: t\.u") as caught:
         pool.write("INSERT INTO t (k, u) VALUES (2, 1)")
     assert caught.value.sqlite_errorname == "SQLITE_CONSTRAINT_UNIQUE"
     with pytest.raises(sqlite3.OperationalError, match="no such table: nowhere"):
@@ -192,7 +188,7 @@ def test_who_has_a_transaction_open_would_wait_for_itself(pool):
 def test_the_deadline_names_the_holder(pool, timeout):
     with Held(pool):
         started = time.monotonic()
-        with pytest.raises(exceptions.WriteLaneTimeout, match='thread "holder".*BEGIN IMMEDIATE'):
+        with pytest.raises(exceptions.WriteLaneTimeout, match=r'thread "holder".*BEGIN IMMEDIATE'):
             pool.write("DELETE FROM t", timeout=timeout)
         assert 0.1 <= time.monotonic() - started < 5
     pool.write("DELETE FROM t", timeout=None)

@@ -41,6 +41,7 @@ from upshift._native import Blob as Blob
 from upshift._native import Connection as Connection
 from upshift._native import Cursor as Cursor
 from upshift._native import Row as Row
+from upshift._native import WriteResult as WriteResult
 from upshift._native import connect as connect
 from upshift._native import enable_callback_tracebacks as enable_callback_tracebacks
 from upshift._native import sqlite_version as sqlite_version

@@ -2,7 +2,7 @@
 
 use crate::sqlite::columns::input::Value;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyFloat, PyInt, PyMapping, PySequence, PyString};
+use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyMapping, PySequence, PyString};
 
 use super::{adapt, errors};
 use crate::py::raw;
@@ -10,7 +10,8 @@ use crate::sqlite::scan::Parameters;
 
 /// The value as SQLite would get it, adapters applied.
 pub fn value(object: &Bound<'_, PyAny>, look_up: bool) -> PyResult<Value> {
-    if !look_up {
+    // Subclasses may have adapters.
+    if !look_up && is_plain(object) {
         if let Some(value) = basic(object)? {
             return Ok(value);
         }
@@ -24,6 +25,15 @@ pub fn value(object: &Bound<'_, PyAny>, look_up: bool) -> PyResult<Value> {
     }
     let class = adapted.get_type().name()?.to_string();
     Err(errors::programming(object.py(), format!("type '{class}' is not supported")))
+}
+
+fn is_plain(object: &Bound<'_, PyAny>) -> bool {
+    object.is_none()
+        || object.is_exact_instance_of::<PyInt>()
+        || object.is_exact_instance_of::<PyString>()
+        || object.is_exact_instance_of::<PyFloat>()
+        || object.is_exact_instance_of::<PyBytes>()
+        || object.is_exact_instance_of::<PyBool>()
 }
 
 fn basic(object: &Bound<'_, PyAny>) -> PyResult<Option<Value>> {

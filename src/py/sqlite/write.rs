@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 
 use super::keeper::Keeper;
 use super::pool::{self, ConnectionPool, Timeout};
 use super::row::Row;
-use super::{adapt, errors, gil, lane};
+use super::{adapt, errors, gil, lane, owned};
+use crate::py::hang;
 use crate::py::lookup::thread_ident;
-use crate::py::{hang, raw};
 use crate::sqlite::Db;
+use crate::sqlite::columns::input;
 use crate::sqlite::group::{Group, Outcome, Params, Pending, Request, Value, WriteError, Written};
 use crate::sqlite::lane::{Actor, Key, LaneError, of};
 use crate::sqlite::opener::{self, BUSY_TIMEOUT};
@@ -144,56 +145,20 @@ fn object_of<'py>(py: Python<'py>, value: Value) -> PyResult<Bound<'py, PyAny>> 
     })
 }
 
-/// A value that does not need the interpreter any more.
+/// A value that does not need the interpreter any more. What cannot be bound may still be of no use to the statement.
 fn value_of(value: &Bound<'_, PyAny>, look_up: bool) -> PyResult<Value> {
-    if !look_up {
-        if value.is_none() {
-            return Ok(Value::Null);
+    let py = value.py();
+    match owned::value(value, look_up) {
+        Ok(input::Value::Null) => Ok(Value::Null),
+        Ok(input::Value::Integer(number)) => Ok(Value::Integer(number)),
+        Ok(input::Value::Real(number)) => Ok(Value::Real(number)),
+        Ok(input::Value::Text(text)) => Ok(Value::Text(text.into_bytes().into())),
+        Ok(input::Value::Blob(bytes)) => Ok(Value::Blob(bytes.into())),
+        Err(error) if error.is_instance(py, errors::classes(py).programming.bind(py)) => {
+            Ok(Value::Unusable(error.value(py).to_string().into()))
         }
-        if value.is_exact_instance_of::<PyInt>() || value.is_exact_instance_of::<PyBool>() {
-            return integer(value);
-        }
-        if value.is_exact_instance_of::<PyString>() {
-            return text(value);
-        }
-        if let Ok(number) = value.cast_exact::<PyFloat>() {
-            return Ok(Value::Real(number.value()));
-        }
-        if let Ok(bytes) = value.cast_exact::<PyBytes>() {
-            return Ok(Value::Blob(bytes.as_bytes().into()));
-        }
+        Err(error) => Err(error),
     }
-    other_value_of(&adapt::adapt(value)?)
-}
-
-#[cold]
-fn other_value_of(value: &Bound<'_, PyAny>) -> PyResult<Value> {
-    if value.is_none() {
-        return Ok(Value::Null);
-    }
-    if value.is_instance_of::<PyInt>() {
-        return integer(value);
-    }
-    if let Ok(number) = value.cast::<PyFloat>() {
-        return Ok(Value::Real(number.value()));
-    }
-    if value.is_instance_of::<PyString>() {
-        return text(value);
-    }
-    if raw::has_buffer(value) {
-        let view = hang::method(value.py().get_type::<PyBytes>().as_any(), "__call__", (value,), None)?;
-        return Ok(Value::Blob(view.cast::<PyBytes>()?.as_bytes().into()));
-    }
-    let class = value.get_type().name()?.to_string();
-    Ok(Value::Unusable(format!("type '{class}' is not supported").into()))
-}
-
-fn integer(value: &Bound<'_, PyAny>) -> PyResult<Value> {
-    raw::small_int(value.cast::<PyInt>()?).map(Value::Integer).ok_or_else(adapt::too_large)
-}
-
-fn text(value: &Bound<'_, PyAny>) -> PyResult<Value> {
-    Ok(Value::Text(value.cast::<PyString>()?.to_str()?.as_bytes().into()))
 }
 
 fn params_of(py: Python<'_>, parameters: Option<&Bound<'_, PyAny>>) -> PyResult<Params> {
