@@ -176,6 +176,20 @@ class TestStream:
         with pytest.raises(OSError, match="closed database"):
             reader.read_next_batch()
 
+    def test_a_connection_given_back_to_its_pool(self, tmp_path):
+        with sqlite.ConnectionPool(tmp_path / "data.db", min_size=1, max_size=1) as pool:
+            with pool.connection() as conn:
+                conn.execute("CREATE TABLE t AS " + count(200_000) + "SELECT i FROM n")
+                reader = pa.RecordBatchReader.from_stream(conn.execute("SELECT i FROM t"))
+                batches = conn.execute("SELECT i FROM t").fetchnumpy_batches(10)
+                assert next(batches)["i"].tolist() == list(range(1, 11))
+                reader.read_next_batch()
+            with pool.connection():
+                with pytest.raises(OSError, match="given back to its pool"):
+                    reader.read_next_batch()
+                with pytest.raises(sqlite3.ProgrammingError, match="given back to its pool"):
+                    next(batches)
+
     def test_a_failing_query(self, con):
         sql = count(70_000) + "SELECT abs(iif(i = 69999, -9223372036854775808, i)) AS v FROM n"
         reader = pa.RecordBatchReader.from_stream(con.execute(sql))
@@ -220,3 +234,48 @@ class TestStream:
         for thread in threads:
             thread.join()
         assert failures == []
+
+    def test_functions_in_python(self, con):
+        con.create_function("twice", 1, lambda value: value * 2)
+        con.create_function("fail", 1, lambda value: 1 // (value - 70_000))
+        con.create_function("look", 0, lambda: con.execute("SELECT 5").fetchone()[0])
+        failures = []
+
+        def pull():
+            try:
+                reader = pa.RecordBatchReader.from_stream(con.execute(count(150_000) + "SELECT twice(i) AS v FROM n"))
+                assert sum(batch["v"][0].as_py() for batch in reader) == 2 + 131_074 + 262_146
+            except BaseException as error:  # whatever it is, the test must see it
+                failures.append(error)
+
+        threads = [threading.Thread(target=pull) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            assert con.execute("SELECT twice(21)").fetchone() == (42,)
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        reader = pa.RecordBatchReader.from_stream(con.execute(count(80_000) + "SELECT fail(i) AS v FROM n"))
+        reader.read_next_batch()
+        with pytest.raises(OSError, match="user-defined function raised exception"):
+            reader.read_next_batch()
+        looked = pa.table(con.execute(count(70_000) + "SELECT look() AS v FROM n"))
+        assert looked["v"].unique().to_pylist() == [5]
+
+    def test_a_function_that_closes_the_connection(self, con):
+        refused = []
+
+        def close():
+            try:
+                con.close()
+            except sqlite3.ProgrammingError as error:
+                refused.append(error)
+            return 1
+
+        con.create_function("shut", 0, close)
+        reader = pa.RecordBatchReader.from_stream(
+            con.execute(count(66_000) + "SELECT iif(i % 65999, i, shut()) FROM n")
+        )
+        assert reader.read_all().num_rows == 66_000
+        assert len(refused) == 1

@@ -291,6 +291,23 @@ class TestArrow:
         con.executemany("INSERT INTO t (a) VALUES (?)", pa.RecordBatchReader.from_batches(schema, batches()))
         assert [row[0] for row in con.execute("SELECT a FROM t")] == [0, 1, 2]
 
+    def test_a_connection_given_back_to_its_pool(self, tmp_path):
+        pa = self.pa
+        schema = pa.schema([("a", pa.int64())])
+        with sqlite.ConnectionPool(tmp_path / "data.db", min_size=1, max_size=1) as pool:
+            conn = pool.acquire()
+            conn.execute("CREATE TABLE t (a)")
+
+            def batches():
+                yield pa.record_batch([pa.array([1])], schema)
+                conn.close()
+                yield pa.record_batch([pa.array([2])], schema)
+
+            with pytest.raises(sqlite3.ProgrammingError, match="given back to its pool"):
+                conn.executemany("INSERT INTO t VALUES (?)", pa.RecordBatchReader.from_batches(schema, batches()))
+            with pool.connection() as conn:
+                assert [row[0] for row in conn.execute("SELECT a FROM t")] == [1]
+
     def test_a_stream_of_the_same_connection(self, con):
         con.executemany("INSERT INTO t (a, b) VALUES (:a, :b)", {"a": np.arange(100_000), "b": np.zeros(100_000)})
         con.execute("CREATE TABLE u (a, b)")

@@ -15,7 +15,7 @@ use super::gil::{self, Stepping};
 use super::numpy::{Gather, Options, numpy};
 use super::prepared::{self, Prepared};
 use super::{errors, execute};
-use crate::sqlite::Db;
+use crate::sqlite::{Db, Entered, raw};
 use crate::sqlite::columns::{Builder, Fault, Limits};
 use crate::support::sync::AttachedCell;
 
@@ -90,6 +90,10 @@ impl Reader {
     pub fn fill(&mut self, py: Python<'_>, limits: Limits) -> PyResult<bool> {
         let Some(prepared) = self.prepared.take() else { return Ok(true) };
         let entered = enter(py, &self.db)?;
+        if !is_under_way(&entered, &prepared) {
+            execute::retire(self.connection.bind(py), &entered, prepared);
+            return Err(errors::programming(py, ENDED));
+        }
         let release = limits.rows > SHORT;
         let stepping = Stepping::begin(py, &entered, release);
         // SAFETY: a statement of the connection that was entered.
@@ -122,6 +126,9 @@ impl Reader {
         let entered = self.db.enter();
         if !self.db.is_open() {
             return Err(Stopped::Database("Cannot operate on a closed database.".to_owned()));
+        }
+        if !is_under_way(&entered, prepared) {
+            return Err(Stopped::Database(ENDED.to_owned()));
         }
         entered.set_running(true);
         // SAFETY: a statement of the connection that was entered.
@@ -175,6 +182,14 @@ impl Drop for Reader {
             Python::attach(|py| execute::retire_anyhow(py, self.connection.bind(py), prepared));
         }
     }
+}
+
+const ENDED: &str = "the rest of this result is gone: its connection was given back to its pool";
+
+/// Whether the statement still stands where it was left. Reset by somebody, it would begin again.
+fn is_under_way(_entered: &Entered<'_>, prepared: &Prepared) -> bool {
+    // SAFETY: a statement of the connection that was entered, which is open.
+    unsafe { raw::sqlite3_stmt_busy(prepared.statement) != 0 }
 }
 
 /// Why a detached read stopped.

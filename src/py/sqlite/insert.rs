@@ -121,12 +121,18 @@ impl Run<'_, '_> {
         };
         self.start(&entered, &prepared)?;
         drop(entered);
+        let loan = || self.connection.get().state.with(py, |state| state.loan);
+        let lent = loan();
         let mut rowcount = 0;
         // Other threads, and the producer itself, may use the connection between the batches.
         while let Some(rows) = columns.next(py)? {
             let mut from = 0;
             while from < rows.len() {
                 let entered = enter(py, &self.db)?;
+                if loan() != lent {
+                    execute::retire(&self.connection, &entered, prepared);
+                    return Err(errors::programming(py, "the connection was given back to its pool meanwhile"));
+                }
                 // Rows that are transactions of their own let others have their turn soon.
                 let chunk = if entered.in_transaction() { CHUNK } else { SINGLE };
                 let to = rows.len().min(from + chunk);
