@@ -161,6 +161,14 @@ class TestStandardLibrary:
             assert found == plain.execute("SELECT * FROM t").fetchall() == [tuple(row) for row in matrix.tolist()]
         plain.close()
 
+    def test_a_list_of_columns_is_none(self, con):
+        with pytest.raises(
+            sqlite3.ProgrammingError, match=r"uses 3, and there are 5 supplied. To pass columns, .* a dict"
+        ):
+            con.executemany("INSERT INTO t VALUES (?, ?, ?)", [np.zeros(5), np.zeros(5), np.zeros(5)])
+        with pytest.raises(sqlite3.ProgrammingError, match=r"supplied\.$"):
+            con.executemany("INSERT INTO t VALUES (?, ?, ?)", [(1,)])
+
     def test_rows_of_a_cursor(self, con):
         con.execute("CREATE TABLE s (a)")
         con.executemany("INSERT INTO s VALUES (?)", [(1,), ("x",), (None,)])

@@ -188,7 +188,7 @@ impl<'a, 'py> Run<'a, 'py> {
             entered.set_running(false);
             if let Err(error) = bound {
                 prepared.clear(&entered);
-                return Err(error);
+                return Err(super::insert::explain(error, &row));
             }
             let code = match self.step(&entered, &mut prepared) {
                 Ok(code) => code,

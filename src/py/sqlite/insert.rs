@@ -195,6 +195,19 @@ enum Refused {
     Error(PyErr),
 }
 
+/// The error of a row that could not be bound; if it is an array, with a word about what was meant perhaps.
+///
+/// A list of arrays is a list of rows, as it is to the standard library: what it means must not depend on its length.
+#[cold]
+pub fn explain(error: PyErr, row: &Bound<'_, PyAny>) -> PyErr {
+    let py = row.py();
+    let is_array = row.getattr_opt(intern!(py, "dtype")).is_ok_and(|found| found.is_some());
+    if !is_array || !error.get_type(py).is(errors::classes(py).programming.bind(py)) {
+        return error;
+    }
+    errors::programming(py, format!("{} To pass columns, give them as a dict: {{name: array}}.", error.value(py)))
+}
+
 pub fn of_fault(py: Python<'_>, fault: InputFault) -> PyErr {
     let text = fault.to_string();
     match fault {
