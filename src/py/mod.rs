@@ -4,7 +4,7 @@
 //! - [`cached`]: decorated functions
 //! - [`lookup`]: hashing and comparing keys without running Python code
 //! - [`keys`], [`codec`]: text keys of calls, values on disk
-//! - [`sqlite`]: `upshift.sqlite`
+//! - [`sqlite`]: connections, cursors and the pool of `upshift.sqlite`
 //! - [`lock`], [`lease`]: what users may hold
 //! - [`runtime`], [`logging`], [`errors`], [`hang`]: background work, log lines, exceptions, the end of the interpreter
 

@@ -143,7 +143,7 @@ impl<M: Manage> Pool<M> {
     pub fn join_upkeep(&self, until: Option<Instant>) -> bool {
         let process = self.process();
         let mut state = process.state.lock();
-        while process.upkeep.load(Ordering::Relaxed) && !(state.closed && !state.maintaining) {
+        while process.upkeep.load(Ordering::Relaxed) && (state.maintaining || !state.closed) {
             match until {
                 None => process.ended.wait(&mut state),
                 Some(until) => {
