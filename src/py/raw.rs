@@ -86,3 +86,14 @@ pub fn references<T>(obj: &Bound<'_, T>) -> isize {
     // SAFETY: only reads a field of a live object.
     unsafe { ffi::Py_REFCNT(obj.as_ptr()) as isize }
 }
+
+/// Another reference to an object; `Py_NewRef`, which Python 3.9 does not have.
+///
+/// # Safety
+/// A live object; the thread is attached.
+#[inline(always)]
+pub unsafe fn new_ref(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the caller's promise.
+    unsafe { ffi::Py_INCREF(object) };
+    object
+}

@@ -101,7 +101,7 @@ unsafe fn object(py: Python<'_>, value: *mut raw::sqlite3_value) -> PyResult<*mu
                 }
                 ffi::PyBytes_FromStringAndSize(start.cast(), length as isize)
             }
-            _ => ffi::Py_NewRef(ffi::Py_None()),
+            _ => crate::py::raw::new_ref(ffi::Py_None()),
         }
     };
     if object.is_null() { Err(PyErr::fetch(py)) } else { Ok(object) }
