@@ -80,13 +80,6 @@ pub fn has_buffer(obj: &Bound<'_, PyAny>) -> bool {
     unsafe { ffi::PyObject_CheckBuffer(obj.as_ptr()) != 0 }
 }
 
-/// How many references to the object there are.
-#[inline(always)]
-pub fn references<T>(obj: &Bound<'_, T>) -> isize {
-    // SAFETY: only reads a field of a live object.
-    unsafe { ffi::Py_REFCNT(obj.as_ptr()) as isize }
-}
-
 /// Another reference to an object; `Py_NewRef`, which Python 3.9 does not have.
 ///
 /// # Safety

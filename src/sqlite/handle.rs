@@ -359,6 +359,16 @@ impl Entered<'_> {
         }
     }
 
+    /// Whether a transaction is open, or a statement that reads a table has not been read to its end.
+    #[inline(always)]
+    pub fn is_in_use(&self) -> bool {
+        // SAFETY: the connection is open, and this thread is inside.
+        unsafe {
+            let others = self.db.standing.others_are_busy(self.raw());
+            others.unwrap_or_else(|| ffi::sqlite3_txn_state(self.raw(), std::ptr::null()) != ffi::SQLITE_TXN_NONE)
+        }
+    }
+
     /// To be called before anything else, by who entered with [`Db::look`].
     #[inline(always)]
     pub fn no_read(&self) {

@@ -94,6 +94,7 @@ impl Opener {
             unsafe { ffi::sqlite3_busy_handler(entered.raw(), None, std::ptr::null_mut()) };
             prepared?;
         }
+        db.allow_standing_reads(self.file().is_some());
         Ok(db)
     }
 
@@ -130,13 +131,6 @@ pub fn execute(entered: &Entered<'_>, sql: &CStr) -> Result<(), Failure> {
     let code =
         unsafe { ffi::sqlite3_exec(entered.raw(), sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut()) };
     if code == ffi::SQLITE_OK { Ok(()) } else { Err(entered.failure(code)) }
-}
-
-/// Whether a transaction is open, or a statement that reads a table has not been read to its end.
-#[inline(always)]
-pub fn is_busy(entered: &Entered<'_>) -> bool {
-    // SAFETY: the connection is open.
-    unsafe { ffi::sqlite3_txn_state(entered.raw(), std::ptr::null()) != ffi::SQLITE_TXN_NONE }
 }
 
 /// Ends every statement that has not been read to its end.
@@ -242,9 +236,9 @@ mod tests {
             ffi::sqlite3_prepare_v2(entered.raw(), sql, -1, &mut statement, std::ptr::null_mut());
             assert_eq!(ffi::sqlite3_step(statement), ffi::SQLITE_ROW);
         }
-        assert!(is_busy(&entered));
+        assert!(entered.is_in_use());
         reset_statements(&entered);
-        assert!(!is_busy(&entered));
+        assert!(!entered.is_in_use());
         // SAFETY: prepared above.
         unsafe { ffi::sqlite3_finalize(statement) };
     }

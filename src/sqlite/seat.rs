@@ -28,6 +28,8 @@ pub struct Seat {
     place: OnceLock<Option<Place>>,
     /// The access this connection has.
     held: AtomicU8,
+    /// The transaction was seen to write, and goes on doing so until it ends.
+    is_writing: AtomicBool,
     /// The thread on whose behalf.
     thread: AtomicU64,
     /// The file was seen to use a log. It stays so while a connection is open, unless this one changes it.
@@ -77,6 +79,7 @@ impl Seat {
     /// The connection is closed; its transactions are over.
     pub(super) fn leave(&self, connection: u64) {
         self.held.store(NOTHING, Ordering::Relaxed);
+        self.is_writing.store(false, Ordering::Relaxed);
         if let Some(Some(place)) = self.place.get() {
             place.lane.give_back(connection);
         }
@@ -130,11 +133,24 @@ impl Entered<'_> {
         }
     }
 
+    #[inline]
     fn settle(&self) {
+        let seat = self.db().seat();
+        if seat.is_writing.load(Ordering::Relaxed) && self.db().is_open() {
+            if self.in_transaction() {
+                return;
+            }
+            seat.is_writing.store(false, Ordering::Relaxed);
+        }
+        self.settle_by_state();
+    }
+
+    fn settle_by_state(&self) {
         let seat = self.db().seat();
         let (Some(Some(place)), true) = (seat.place.get(), self.db().is_open()) else { return };
         // SAFETY: the connection is open.
         let state = unsafe { ffi::sqlite3_txn_state(self.raw(), MAIN.as_ptr()) };
+        seat.is_writing.store(state == ffi::SQLITE_TXN_WRITE && self.in_transaction(), Ordering::Relaxed);
         let needed = match state {
             ffi::SQLITE_TXN_WRITE => WRITES,
             ffi::SQLITE_TXN_READ if place.is_memory => READS,

@@ -31,6 +31,9 @@ const STREAK: u32 = 8;
 /// which SQLite makes from 1000 on.
 const FULL: u32 = 900;
 
+/// Statements to look at for one that is busy.
+const MANY: u32 = 48;
+
 /// `SQLITE_PREPARE_PERSISTENT`.
 const PERSISTENT: u32 = 1;
 
@@ -204,6 +207,32 @@ impl Standing {
         self.interrupted.store(false, Ordering::Relaxed);
         // SAFETY: a statement of the connection, which is open: `forget` is called before it is closed.
         unsafe { ffi::sqlite3_reset(self.statement.get()) };
+    }
+
+    /// Whether a statement of somebody else has not been read to its end; `None` if there is no standing read. Ends it
+    /// where so many statements are kept that looking at them takes longer than beginning it anew.
+    ///
+    /// # Safety
+    /// As [`read`](Self::read).
+    pub unsafe fn others_are_busy(&self, connection: *mut sqlite3) -> Option<bool> {
+        if !self.active.get() {
+            return None;
+        }
+        // SAFETY: the caller's promise; the statements are the connection's own.
+        unsafe {
+            let mut statement = ptr::null_mut();
+            for _ in 0..MANY {
+                statement = ffi::sqlite3_next_stmt(connection, statement);
+                if statement.is_null() {
+                    return Some(false);
+                }
+                if statement != self.statement.get() && ffi::sqlite3_stmt_busy(statement) != 0 {
+                    return Some(true);
+                }
+            }
+        }
+        self.stop();
+        None
     }
 
     /// The connection is about to be closed, and its statements finalised.

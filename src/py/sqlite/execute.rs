@@ -99,8 +99,7 @@ impl<'a, 'py> Run<'a, 'py> {
             self.cursor.state.with(py, |state| state.rowcount = -1);
             return Ok(());
         };
-        let reads = prepared.is_query && !entered.in_transaction();
-        if !reads {
+        if !prepared.is_query {
             entered.no_read();
         }
         self.start(&entered, &prepared)?;
@@ -112,13 +111,7 @@ impl<'a, 'py> Run<'a, 'py> {
             prepared.clear(&entered);
             return Err(error);
         }
-        let stepped = if reads && prepared.access.is_none() {
-            // SAFETY: a statement of the connection that was entered.
-            Ok(unsafe { gil::step_to_read(py, &entered, prepared.statement) })
-        } else {
-            self.step(&entered, &mut prepared)
-        };
-        let code = match stepped {
+        let code = match self.step(&entered, &mut prepared) {
             Ok(code) => code,
             Err(error) => {
                 retire(&self.connection, &entered, prepared);

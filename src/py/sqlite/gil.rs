@@ -111,18 +111,6 @@ pub unsafe fn step(py: Python<'_>, entered: &Entered<'_>, statement: *mut raw::s
     unsafe { raw::sqlite3_step(statement) }
 }
 
-/// The first `sqlite3_step` of a query outside of a transaction.
-///
-/// # Safety
-/// A statement of the connection that was entered.
-#[inline(always)]
-pub unsafe fn step_to_read(py: Python<'_>, entered: &Entered<'_>, statement: *mut raw::sqlite3_stmt) -> c_int {
-    let _stepping = Stepping::begin(py, entered, false);
-    entered.read();
-    // SAFETY: the caller's promise.
-    unsafe { raw::sqlite3_step(statement) }
-}
-
 /// Lets go of the interpreter lock if this thread is stepping with it.
 pub fn release() {
     let_go(false);

@@ -211,6 +211,8 @@ pub fn standing(connection: &Bound<'_, Connection>, db: &Arc<Db>) -> Arc<Standin
             progress: Progress::new(Slot::new(db)),
         });
         db.keep(standing.clone());
+        // They would hear of what keeps a read standing.
+        db.allow_standing_reads(false);
         connection.get().state.with(py, |state| state.hooks.standing.push(Arc::clone(&standing)));
         standing
     })

@@ -12,7 +12,6 @@ use super::row::RowFactory;
 use super::transaction::{self, Autocommit, Isolation};
 use super::write::Writes;
 use super::{convert::Text, gil};
-use crate::py::raw::references;
 use crate::py::{errors, hang};
 use crate::sqlite::opener::{self, BUSY_TIMEOUT, Opener};
 use crate::sqlite::pool::{self, Health, Manage};
@@ -179,11 +178,8 @@ fn make_ready(py: Python<'_>, held: &Held) -> bool {
         // Returned by a function that one of its statements calls, or in the middle of a backup.
         return false;
     }
-    // The pool and the wrapper refer to it. Anything else may be a cursor with rows left.
-    if entered.is_standing() && references(object) > 2 {
+    if entered.is_in_use() {
         entered.no_read();
-    }
-    if !entered.is_standing() && opener::is_busy(&entered) {
         let stepping = gil::Stepping::begin(py, &entered, true);
         opener::reset_statements(&entered);
         drop(stepping);
@@ -191,7 +187,7 @@ fn make_ready(py: Python<'_>, held: &Held) -> bool {
         if entered.in_transaction() {
             transaction::rollback_quietly(py, &held.db);
         }
-        if opener::is_busy(&entered) {
+        if entered.is_in_use() {
             return false;
         }
     }

@@ -61,11 +61,12 @@ pub unsafe fn step(py: Python<'_>, entered: &Entered<'_>, prepared: &Prepared, r
     if prepared.kind == Kind::Settings {
         entered.db().seat().forget_mode();
     }
+    let reads = prepared.is_query && !entered.in_transaction();
     // SAFETY: the caller's promise.
-    unsafe { step_raw(py, entered, prepared.statement, prepared.access, release) }
+    unsafe { step_raw(py, entered, prepared.statement, prepared.access, reads, release) }
 }
 
-/// The same for any statement; `access` is what it needs.
+/// The same for any statement; `access` is what it needs, `reads` says that it is a query outside of a transaction.
 ///
 /// # Safety
 /// As [`step`].
@@ -75,6 +76,7 @@ pub unsafe fn step_raw(
     entered: &Entered<'_>,
     statement: *mut raw::sqlite3_stmt,
     access: Option<Access>,
+    reads: bool,
     release: bool,
 ) -> PyResult<c_int> {
     let stepping = Stepping::begin(py, entered, release);
@@ -83,6 +85,9 @@ pub unsafe fn step_raw(
             drop(stepping);
             return Err(error);
         }
+    }
+    if reads {
+        entered.read();
     }
     // SAFETY: the caller's promise.
     let mut code = unsafe { raw::sqlite3_step(statement) };

@@ -106,7 +106,8 @@ pub fn run(py: Python<'_>, db: &Arc<Db>, sql: &CStr, release: bool) -> PyResult<
         // SAFETY: a statement of this connection, which ends here.
         unsafe {
             let access = (raw::sqlite3_stmt_readonly(statement) == 0).then_some(Access::Write);
-            let stepped = lane::step_raw(py, &entered, statement, access, release && !db.file().as_os_str().is_empty());
+            let stepped =
+                lane::step_raw(py, &entered, statement, access, false, release && !db.file().as_os_str().is_empty());
             code = raw::sqlite3_finalize(statement);
             stepped?;
         }
