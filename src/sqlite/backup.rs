@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use rusqlite::ffi;
 
-use super::handle::{Db, Entered, Failure, Pin};
+use super::handle::{Db, Entered, Failure, Pin, Target};
 
-/// A copy in progress. Between its steps others may use both databases, but not close them.
+/// A copy in progress. Between its steps others may use the source, and close neither.
 pub struct Backup {
     /// Null once finished.
     raw: *mut ffi::sqlite3_backup,
     source: Arc<Db>,
     target: Arc<Db>,
-    _pins: (Pin, Pin),
+    _pins: (Pin, Target),
 }
 
 // SAFETY: the pointer is only used by a thread that has entered both connections.
@@ -59,6 +59,13 @@ impl Backup {
         if !both_open {
             return Err(Failure::of_code(ffi::SQLITE_MISUSE));
         }
+        let failure = |message: &str| Failure { code: ffi::SQLITE_ERROR, message: message.to_owned() };
+        if source.is_target() {
+            return Err(failure("source database is the target of another backup"));
+        }
+        let Some(target_pin) = target_inside.become_target(target) else {
+            return Err(failure("destination database is in use"));
+        };
         // SAFETY: both are open and entered, the names are terminated.
         let raw = unsafe {
             ffi::sqlite3_backup_init(target_inside.raw(), c"main".as_ptr(), source_inside.raw(), name.as_ptr())
@@ -66,7 +73,7 @@ impl Backup {
         if raw.is_null() {
             return Err(target_inside.last_failure());
         }
-        let pins = (source.pin(), target.pin());
+        let pins = (source.pin(), target_pin);
         Ok(Self { raw, source: Arc::clone(source), target: Arc::clone(target), _pins: pins })
     }
 
@@ -160,6 +167,28 @@ mod tests {
         let (inside, target_inside) = enter_both(&source, &target);
         let error = Backup::begin((&source, &inside), (&target, &target_inside), c"nowhere").err().unwrap();
         assert_eq!(error.to_string(), "unknown database nowhere");
+    }
+
+    #[test]
+    fn a_target_takes_part_in_no_other_backup() {
+        let (source, target, third) = (memory(), memory(), memory());
+        run(&source, c"CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(20000))");
+        let (inside, target_inside) = enter_both(&source, &target);
+        let third_inside = third.enter();
+        let mut backup = Backup::begin((&source, &inside), (&target, &target_inside), c"main").unwrap();
+        backup.step(&inside, &target_inside, 1);
+        assert!(target.is_target() && !source.is_target());
+        for (from, into) in [(&third, &target), (&third, &source), (&target, &third)] {
+            let (from_inside, into_inside) = (from.enter(), into.enter());
+            let refused = Backup::begin((from, &from_inside), (into, &into_inside), c"main").err().unwrap();
+            assert_eq!(refused.code, ffi::SQLITE_ERROR);
+        }
+        assert!(!third.is_target());
+        // A source may be read by several.
+        drop(Backup::begin((&source, &inside), (&third, &third_inside), c"main").unwrap());
+        while backup.step(&inside, &target_inside, 1).code == ffi::SQLITE_OK {}
+        backup.finish(&inside, &target_inside).unwrap();
+        assert!(!target.is_target());
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub struct Db {
     statements: Mutex<HashSet<StatementPtr>>,
     /// Backups in progress, between whose steps other threads may come in: the connection stays open meanwhile.
     pins: AtomicU32,
+    /// A backup is writing into this database: its pages change without the connection knowing.
+    is_target: AtomicBool,
     /// Set when a callback failed where SQLite leaves it no way to say so.
     callback_failed: AtomicBool,
     /// What callbacks of the connection point to.
@@ -157,6 +159,7 @@ impl Db {
             blobs: Mutex::new(Vec::new()),
             statements: Mutex::default(),
             pins: AtomicU32::new(0),
+            is_target: AtomicBool::new(false),
             callback_failed: AtomicBool::new(false),
             kept: Mutex::new(Vec::new()),
             owner: Mutex::new(Some(connection)),
@@ -294,10 +297,36 @@ impl Db {
         drop(self.try_look());
     }
 
+    /// Whether a backup is writing into this database. SQLite wants nobody to use the connection meanwhile.
+    #[inline(always)]
+    pub fn is_target(&self) -> bool {
+        self.is_target.load(Ordering::Relaxed)
+    }
+
     /// Keeps [`Entered::is_busy`] true while the result lives.
     pub fn pin(self: &Arc<Self>) -> Pin {
         self.pins.fetch_add(1, Ordering::Relaxed);
         Pin(Arc::clone(self))
+    }
+}
+
+impl Entered<'_> {
+    /// Gives the database to a backup as its target, while the result lives; not if another backup reads or writes it.
+    pub(super) fn become_target(&self, this: &Arc<Db>) -> Option<Target> {
+        if self.db.pins.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        self.db.is_target.store(true, Ordering::Relaxed);
+        Some(Target(this.pin()))
+    }
+}
+
+/// See [`Entered::become_target`].
+pub struct Target(Pin);
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.0.0.is_target.store(false, Ordering::Relaxed);
     }
 }
 

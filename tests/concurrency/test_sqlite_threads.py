@@ -152,10 +152,8 @@ def test_threads_share_one_cursor(con):
 def test_nobody_misses_a_row_of_a_shared_cursor(con):
     """A step that takes long lets the others in; they wait for their row instead of seeing the end of the rows."""
     total, fetchers = 48, 4
-    slow = (
-        "(WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n LIMIT 20000 + r.x) SELECT count(*) FROM n)"
-    )
-    rows = "WITH RECURSIVE r(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM r LIMIT ?) SELECT x, " + slow + " FROM r"
+    slow = "(WITH RECURSIVE n(x) AS (VALUES (r.x) UNION ALL SELECT x + 1 FROM n LIMIT 5000) SELECT count(*) FROM n)"
+    rows = f"WITH RECURSIVE r(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM r LIMIT ?) SELECT x, {slow} FROM r"
     for fetch in (lambda cursor: cursor.fetchone(), lambda cursor: next(cursor), lambda cursor: cursor.fetchmany(1)[0]):
         cursor = con.execute(rows, (total,))
 
@@ -183,22 +181,21 @@ def test_threads_execute_on_one_cursor(con):
 
 def test_one_thread_closes_what_others_use(con):
     con.execute("CREATE TABLE t (x)")
+    done = [0] * 4
 
     def work(index):
         if index == 0:
-            time.sleep(0.05)
+            eventually(lambda: min(done[1:]) > 1, interval=0.001)
             return con.close()
-        done = 0
-        try:
+        with suppress(sqlite3.ProgrammingError):
             while True:
-                con.execute("INSERT INTO t VALUES (?)", (done,))
+                con.execute("INSERT INTO t VALUES (?)", (done[index],))
                 con.execute("SELECT count(*) FROM t").fetchone()
-                done += 1
-        except sqlite3.ProgrammingError:
-            pass
-        return done
+                done[index] += 1
 
-    assert sum(filter(None, together(work, 4))) > 0
+    together(work, 4)
+    with pytest.raises(sqlite3.ProgrammingError):
+        con.execute("SELECT 1")
 
 
 def test_one_thread_closes_the_cursor_others_fetch_from(con):
@@ -226,6 +223,41 @@ def test_total_changes_adds_up(con):
     assert con.total_changes == 400
 
 
+def test_the_target_of_a_backup_is_nobody_elses(con):
+    """SQLite does not look after that, and would crash."""
+    con.execute("CREATE TABLE t (x)")
+    con.executemany("INSERT INTO t VALUES (?)", [("x" * 500,) for _ in range(100)])
+    target = upshift.sqlite.connect(":memory:", check_same_thread=False, isolation_level=None)
+    refused = []
+
+    def intrude(*_):
+        uses = [
+            lambda: target.execute("SELECT count(*) FROM t").fetchall(),
+            lambda: target.execute("BEGIN IMMEDIATE"),
+            lambda: target.commit(),
+            lambda: target.in_transaction,
+            lambda: con.backup(target),
+            lambda: target.backup(con),
+            lambda: target.close(),
+        ]
+        for use in uses:
+            with pytest.raises((sqlite3.OperationalError, sqlite3.ProgrammingError)) as caught:
+                use()
+            refused.append(caught.type)
+
+    def progress(status, remaining, total):
+        if remaining == total - 2:
+            intrude()
+            Task(intrude).result()
+            assert con.execute("SELECT count(*) FROM t").fetchone() == (100,)
+
+    con.backup(target, pages=1, progress=progress)
+    assert len(refused) == 14
+    assert target.execute("SELECT count(*) FROM t").fetchone() == (100,)
+    assert target.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    target.close()
+
+
 CHAOS = """
 import faulthandler, gc, os, random, sys, threading, time, warnings
 faulthandler.enable()
@@ -234,11 +266,12 @@ import upshift.sqlite as sqlite
 path, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 sys.setswitchinterval(1e-5)
 sys.unraisablehook = lambda *_: None
-lock = threading.Lock()
+opened = []
 def open_one():
     options = {"isolation_level": random.choice([None, "", "IMMEDIATE"])}
     options["cached_statements"] = random.choice([0, 3, 128])
     con = sqlite.connect(random.choice([path, path, ":memory:"]), check_same_thread=False, timeout=0.2, **options)
+    opened.append(con)
     try:
         con.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x, s TEXT, b BLOB)")
         con.execute("INSERT INTO t (x, s, b) VALUES (1, 'a', zeroblob(50))")
@@ -313,7 +346,7 @@ threads = [threading.Thread(target=work, args=(index,)) for index in range(5)]
 [thread.start() for thread in threads]
 [thread.join(40) for thread in threads]
 alive = [thread.is_alive() for thread in threads]
-for con in cons:
+for con in opened:
     con.close()
 import sqlite3
 with sqlite3.connect(path, timeout=20) as con:

@@ -22,7 +22,7 @@ use super::transaction::{Autocommit, Isolation};
 use crate::py::hang;
 use crate::py::lookup::thread_ident;
 use crate::sqlite::statements::Statements;
-use crate::sqlite::{Db, Entered, Open, raw};
+use crate::sqlite::{Db, Entered, Failure, Open, raw};
 use crate::support::sync::AttachedCell;
 
 /// An SQLite database connection.
@@ -177,7 +177,19 @@ pub fn look<'a>(py: Python<'_>, db: &'a Db) -> PyResult<Entered<'a>> {
         Some(entered) => entered,
         None => wait(py, db),
     };
-    if db.is_open() { Ok(entered) } else { Err(closed(py)) }
+    if !db.is_open() {
+        return Err(closed(py));
+    }
+    if db.is_target() {
+        return Err(taken(py));
+    }
+    Ok(entered)
+}
+
+#[cold]
+fn taken(py: Python<'_>) -> PyErr {
+    let message = "a backup is writing into this database; its connection can be used again when that has ended";
+    errors::of_failure(py, &Failure { code: raw::SQLITE_BUSY, message: message.to_owned() })
 }
 
 #[cold]
@@ -535,9 +547,11 @@ fn forget(slf: &Bound<'_, Connection>) {
 
 /// Closes the database and forgets its statements; waits for another thread that is inside.
 pub fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyResult<()> {
-    let Ok(entered) = enter(py, db) else {
+    let entered = match enter(py, db) {
+        Ok(entered) => entered,
+        Err(error) if db.is_open() => return Err(error),
         // Another thread was faster.
-        return Ok(());
+        Err(_) => return Ok(()),
     };
     if entered.is_busy() {
         let what = if entered.is_running() { "one of its statements" } else { "a backup of it" };

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use super::prepared::Prepared;
 use super::row::{Row, RowFactory};
 use super::{errors, execute, hooks};
 use crate::py::hang;
+use crate::py::lookup::thread_ident;
 use crate::sqlite::{Entered, raw};
 use crate::support::sync::AttachedCell;
 
@@ -42,8 +44,10 @@ pub struct State {
     pub closed: bool,
     /// The connection's, when the cursor was made.
     pub loan: u64,
-    /// In use further up on this thread's stack, or by another thread.
-    pub locked: bool,
+    /// The thread that uses the cursor, further up on its stack; 0 if none does.
+    pub user: u64,
+    /// That thread is out of the connection, in Python code of the program's, for as long as this may take.
+    pub away: bool,
 }
 
 impl State {
@@ -60,10 +64,14 @@ impl State {
             converters: Vec::new(),
             closed: false,
             loan: 0,
-            locked: false,
+            user: 0,
+            away: false,
         }
     }
 }
+
+/// How long a thread that wants a cursor steps back, so that the one that uses it gets on.
+const TURN: Duration = Duration::from_micros(50);
 
 /// Unlocks the cursor when it goes.
 pub struct Locked<'a, 'py> {
@@ -71,9 +79,20 @@ pub struct Locked<'a, 'py> {
     cursor: &'a Cursor,
 }
 
+impl Locked<'_, '_> {
+    /// Runs `body` outside the connection. Other threads that want the cursor meanwhile are refused: the body may be
+    /// waiting for them.
+    pub fn away<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.cursor.state.with(self.py, |state| state.away = true);
+        let result = body();
+        self.cursor.state.with(self.py, |state| state.away = false);
+        result
+    }
+}
+
 impl Drop for Locked<'_, '_> {
     fn drop(&mut self) {
-        self.cursor.state.with(self.py, |state| state.locked = false);
+        self.cursor.state.with(self.py, |state| state.user = 0);
     }
 }
 
@@ -92,30 +111,50 @@ impl Cursor {
         drop(old);
     }
 
-    /// What every operation checks first: the connection.
+    /// What every operation checks first: the connection. Waits for a thread that uses the cursor.
     pub fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, Connection>> {
-        let (connection, closed, locked, loan) = self.state.with(py, |state| {
-            let connection = state.connection.as_ref().map(|connection| connection.bind(py).clone());
-            (connection, state.closed, state.locked, state.loan)
-        });
-        let Some(connection) = connection else {
-            return Err(errors::programming(py, "Base Cursor.__init__ not called."));
-        };
-        if closed {
-            return Err(errors::programming(py, "Cannot operate on a closed cursor."));
+        loop {
+            let (connection, closed, user, loan) = self.state.with(py, |state| {
+                let connection = state.connection.as_ref().map(|connection| connection.bind(py).clone());
+                (connection, state.closed, state.user, state.loan)
+            });
+            let Some(connection) = connection else {
+                return Err(errors::programming(py, "Base Cursor.__init__ not called."));
+            };
+            if closed {
+                return Err(errors::programming(py, "Cannot operate on a closed cursor."));
+            }
+            if user != 0 {
+                self.wait_for_user(py, &connection)?;
+                continue;
+            }
+            if connection.get().state.with(py, |state| state.loan) != loan {
+                return Err(outdated(py));
+            }
+            return Ok(connection);
         }
-        if locked {
-            return Err(errors::programming(py, "Recursive use of cursors not allowed."));
-        }
-        if connection.get().state.with(py, |state| state.loan) != loan {
-            return Err(outdated(py));
-        }
-        Ok(connection)
     }
 
-    /// Locks the cursor against its own callbacks and other threads.
+    /// Waits a while for another thread that uses the cursor. Fails if it is this one.
+    #[cold]
+    fn wait_for_user(&self, py: Python<'_>, connection: &Bound<'_, Connection>) -> PyResult<()> {
+        let (user, away) = self.state.with(py, |state| (state.user, state.away));
+        if user == thread_ident() || away {
+            return Err(errors::programming(py, "Recursive use of cursors not allowed."));
+        }
+        let db = connection.get().db(py)?;
+        py.detach(|| {
+            drop(db.look());
+            // It may be waiting for the connection itself.
+            std::thread::sleep(TURN);
+        });
+        py.check_signals()
+    }
+
+    /// Locks the cursor against its own callbacks and other threads. Follows [`check`](Self::check) without letting go of
+    /// the interpreter in between.
     pub fn lock<'a, 'py>(&'a self, py: Python<'py>) -> Locked<'a, 'py> {
-        self.state.with(py, |state| state.locked = true);
+        self.state.with(py, |state| state.user = thread_ident());
         Locked { py, cursor: self }
     }
 
@@ -304,7 +343,7 @@ impl Cursor {
     fn __init__(slf: &Bound<'_, Self>, connection: &Bound<'_, Connection>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        if this.state.with(py, |state| state.locked) {
+        if this.state.with(py, |state| state.user) != 0 {
             return Err(errors::programming(py, "Recursive use of cursors not allowed."));
         }
         let loan = connection.get().state.with(py, |state| state.loan);
@@ -319,15 +358,18 @@ impl Cursor {
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let (connection, locked) = this
-            .state
-            .with(py, |state| (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.locked));
-        let Some(connection) = connection else {
-            return Err(errors::programming(py, "Base Cursor.__init__ not called."));
+        let connection = loop {
+            let (connection, user) = this.state.with(py, |state| {
+                (state.connection.as_ref().map(|connection| connection.bind(py).clone()), state.user)
+            });
+            let Some(connection) = connection else {
+                return Err(errors::programming(py, "Base Cursor.__init__ not called."));
+            };
+            if user == 0 {
+                break connection;
+            }
+            this.wait_for_user(py, &connection)?;
         };
-        if locked {
-            return Err(errors::programming(py, "Recursive use of cursors not allowed."));
-        }
         connection.get().db(py)?;
         let prepared = this.state.with(py, |state| {
             state.closed = true;

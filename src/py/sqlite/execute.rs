@@ -54,7 +54,7 @@ pub struct Run<'a, 'py> {
     /// How transactions begin, unless they do not begin by themselves.
     isolation: Option<Isolation>,
     detect_types: i32,
-    locked: super::cursor::Locked<'a, 'py>,
+    pub locked: super::cursor::Locked<'a, 'py>,
 }
 
 impl<'a, 'py> Run<'a, 'py> {
@@ -164,7 +164,7 @@ impl<'a, 'py> Run<'a, 'py> {
                 Rows::Iterator(iterator) => {
                     // Other threads, and the iterator itself, may use the connection meanwhile.
                     drop(entered);
-                    let next = hang::next(iterator);
+                    let next = self.locked.away(|| hang::next(iterator));
                     entered = enter(py, &self.db)?;
                     match next {
                         Ok(next) => next,
@@ -530,18 +530,18 @@ pub fn failed(
 pub fn executescript<'py>(cursor: &Bound<'py, Cursor>, script: &Bound<'py, PyString>) -> PyResult<()> {
     let py = cursor.py();
     let this = cursor.get();
+    let script = script.to_str()?;
     let connection = this.check(py)?;
     let db = connection.get().db(py)?;
-    let script = script.to_str()?;
     if script.contains('\0') {
         return Err(PyValueError::new_err("embedded null character"));
     }
+    let _locked = this.lock(py);
     let legacy = connection.get().state.with(py, |state| state.autocommit == Autocommit::Legacy);
     let entered = enter(py, &db)?;
     if script.len() > prepared::limit(&entered, raw::SQLITE_LIMIT_SQL_LENGTH) as usize {
         return Err(errors::data(py, "query string is too large"));
     }
-    let _locked = this.lock(py);
     if legacy && entered.in_transaction() {
         transaction::run(py, &db, c"COMMIT", true)?;
     }

@@ -125,7 +125,7 @@ impl Run<'_, '_> {
         let lent = loan();
         let mut rowcount = 0;
         // Other threads, and the producer itself, may use the connection between the batches.
-        while let Some(rows) = columns.next(py)? {
+        while let Some(rows) = self.locked.away(|| columns.next(py))? {
             let mut from = 0;
             while from < rows.len() {
                 let entered = enter(py, &self.db)?;
