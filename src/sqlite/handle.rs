@@ -16,6 +16,7 @@ use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{OpenFlags, ffi};
 
+use super::memory::Home;
 use super::seat::Seat;
 use super::standing::{HOLD, Standing};
 use crate::store;
@@ -62,6 +63,8 @@ pub struct Db {
     file: PathBuf,
     /// The file behind that name when it was opened.
     file_id: Option<store::FileId>,
+    /// See [`Db::memory`].
+    memory: Option<Box<str>>,
     /// Null once closed.
     raw: AtomicPtr<ffi::sqlite3>,
     lock: ReentrantMutex<()>,
@@ -141,13 +144,19 @@ impl Db {
         unsafe {
             store::private::set_defaults(raw);
         }
-        let file = name_of(raw);
+        let mut file = name_of(raw);
+        let mut memory = None;
+        // SAFETY: just opened.
+        if let Home::Memory(name) = unsafe { Home::of(raw, path, &file) } {
+            (file, memory) = (PathBuf::new(), name);
+        }
         let file_id = (!file.as_os_str().is_empty()).then(|| store::id_of(&file)).flatten();
         Ok(Arc::new_cyclic(|this| Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             pid: pid(),
             file,
             file_id,
+            memory,
             raw: AtomicPtr::new(raw),
             lock: ReentrantMutex::new(()),
             seat: Seat::default(),
@@ -184,6 +193,11 @@ impl Db {
     /// The file that was behind the path when the database was opened.
     pub fn file_id(&self) -> Option<&store::FileId> {
         self.file_id.as_ref()
+    }
+
+    /// The name under which other connections of the process can open this database in memory.
+    pub fn memory(&self) -> Option<&str> {
+        self.memory.as_deref()
     }
 
     #[inline(always)]

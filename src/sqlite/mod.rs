@@ -7,6 +7,7 @@
 //! - [`backup`]: one database copied into another
 //! - [`text`]: what the text of a statement tells about it
 //! - [`values`]: the row a statement stands on
+//! - [`memory`]: databases in memory that connections share
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
 //! - [`seat`]: a connection's part in that
 //! - [`group`]: single writes, many to a commit
@@ -21,6 +22,7 @@ pub mod columns;
 pub mod group;
 pub mod handle;
 pub mod lane;
+mod memory;
 pub mod opener;
 pub mod pool;
 pub mod scan;

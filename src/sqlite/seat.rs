@@ -187,26 +187,14 @@ impl Entered<'_> {
 /// Which lane the main database has.
 fn find(entered: &Entered<'_>) -> Option<Place> {
     let db = entered.db();
-    if db.file().as_os_str().is_empty() {
-        return None;
-    }
-    if is_memory(entered) {
-        // Others can open it by a name that begins with a slash.
-        let name = db.file().to_str().filter(|name| name.starts_with('/'))?;
+    if let Some(name) = db.memory() {
         return Some(Place { lane: lane::of(Key::Memory(name.to_owned())), is_memory: true });
+    }
+    if !db.has_file() {
+        return None;
     }
     let id = db.file_id().cloned().or_else(|| store::id_of(db.file()))?;
     Some(Place { lane: lane::of(Key::File(id)), is_memory: false })
-}
-
-fn is_memory(entered: &Entered<'_>) -> bool {
-    let mut vfs: *mut ffi::sqlite3_vfs = std::ptr::null_mut();
-    // SAFETY: the connection is open; the call stores a pointer to the file system of the database, which lives as long as
-    // the process, with a terminated name.
-    unsafe {
-        let code = control(entered, ffi::SQLITE_FCNTL_VFS_POINTER, (&raw mut vfs).cast());
-        code == ffi::SQLITE_OK && !vfs.is_null() && CStr::from_ptr((*vfs).zName) == c"memdb"
-    }
 }
 
 /// Whether the head of the file says that it uses a write-ahead log. Asks for no lock and runs no SQL, which the
