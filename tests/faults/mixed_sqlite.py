@@ -115,11 +115,12 @@ def run(folder, seconds, writers):
     acknowledged = {number for (number,) in struct.iter_unpack("<q", numbers)}
     result["acknowledged"] = len(acknowledged)
     with closing(sqlite3.connect(path)) as connection:
+        rows, checked = [], []
         try:
-            rows = connection.execute("SELECT id, data FROM t").fetchall()
-            checked = [line for (line,) in connection.execute("PRAGMA integrity_check")]
+            rows.extend(connection.execute("SELECT id, data FROM t"))  # keeps what can be read before an error
+            checked.extend(line for (line,) in connection.execute("PRAGMA integrity_check"))
         except sqlite3.DatabaseError as error:
-            rows, checked = [], [str(error)]
+            checked.append(str(error))
     result["lost"] = len(acknowledged - {number for number, _ in rows})
     result["damaged"] = sum(data != content(number) for number, data in rows)
     result["integrity"] = checked
