@@ -80,7 +80,7 @@ pub fn has_buffer(obj: &Bound<'_, PyAny>) -> bool {
     unsafe { ffi::PyObject_CheckBuffer(obj.as_ptr()) != 0 }
 }
 
-/// Another reference to an object; `Py_NewRef`, which Python 3.9 does not have.
+/// A new reference to the object: `Py_NewRef`, which Python 3.9 does not have.
 ///
 /// # Safety
 /// A live object; the thread is attached.

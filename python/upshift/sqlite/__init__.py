@@ -95,9 +95,9 @@ if not TYPE_CHECKING:
             value = str
             message = "OptimizedUnicode is deprecated and will be removed in Python 3.12."
         elif name in ("version", "version_info") and (3, 12) <= sys.version_info < (3, 14):
-            import sqlite3.dbapi2
+            from _sqlite3 import _deprecated_version as text
 
-            value = getattr(sqlite3.dbapi2, f"_deprecated_{name}")
+            value = text if name == "version" else tuple(map(int, text.split(".")))
             message = f"{name} is deprecated and will be removed in Python 3.14"
         if message is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::convert::Text;
@@ -45,6 +45,9 @@ pub struct State {
     pub text: Text,
     pub statements: Statements<Box<Prepared>>,
     pub busy_timeout: Duration,
+    /// Transactions rolled back by `rollback()`.
+    #[cfg(not(Py_3_11))]
+    pub rollbacks: u64,
     /// How often a pool took it back. Cursors of earlier borrowers are refused.
     pub loan: u64,
     /// Python objects that SQLite holds pointers to, by what they are for.
@@ -64,6 +67,8 @@ impl State {
             text: Text::Str,
             statements: Statements::new(0),
             busy_timeout: Duration::ZERO,
+            #[cfg(not(Py_3_11))]
+            rollbacks: 0,
             loan: 0,
             hooks: Default::default(),
         }
@@ -270,28 +275,25 @@ pub fn connect<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDic
 #[pymethods]
 impl Connection {
     #[new]
-    #[classmethod]
     #[pyo3(
-        signature = (*args, **_kwargs),
+        signature = (*_args, **_kwargs),
         text_signature = "(database, timeout=5.0, detect_types=0, isolation_level='', check_same_thread=True, \
                           factory=None, cached_statements=128, uri=False, *, autocommit=-1)"
     )]
-    fn new(
-        class: &Bound<'_, PyType>,
-        args: &Bound<'_, PyTuple>,
-        _kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Self> {
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self { state: AttachedCell::new(State::new()) }
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __init__(slf: &Bound<'_, Self>, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
         #[cfg(Py_3_13)]
         if (2..=8).contains(&args.len()) {
-            let py = class.py();
-            let (ours, theirs) = (py.get_type::<Self>().getattr("__init__")?, class.getattr("__init__")?);
-            // A subclass may pass them on in another way.
-            if theirs.is(&ours) {
-                warn_of_positions(py, "_sqlite3.Connection")?;
-            }
+            warn_of_positions(slf.py(), "_sqlite3.Connection")?;
         }
-        let _ = (class, args);
-        Ok(Self { state: AttachedCell::new(State::new()) })
+        // That of the class itself, whatever a subclass calls so.
+        let connect = slf.py().get_type::<Self>().getattr("_connect")?;
+        let args = PyTuple::new(slf.py(), std::iter::once(slf.as_any().clone()).chain(args).collect::<Vec<_>>())?;
+        connect.call(args, kwargs).map(drop)
     }
 
     /// `PRAGMA`s of the pool and the like aside, a connection is as SQLite opens it.
@@ -300,7 +302,7 @@ impl Connection {
         database, timeout = 5.0, detect_types = 0, isolation_level = Given::Default, check_same_thread = true,
         factory = None, cached_statements = 128, uri = false, *, autocommit = Given::Default
     ))]
-    fn __init__<'py>(
+    fn _connect<'py>(
         slf: &Bound<'py, Self>,
         database: &Bound<'py, PyAny>,
         timeout: f64,

@@ -11,6 +11,7 @@ use pyo3::types::{PyByteArray, PyBytes};
 use super::errors;
 use super::prepared::Prepared;
 use crate::py::hang;
+use crate::py::raw::new_ref;
 use crate::sqlite::values::{Layout, Value, Values};
 use crate::sqlite::{Entered, raw};
 
@@ -122,7 +123,7 @@ impl<'a> Rows<'a> {
                     other => other_text(py, other, bytes)?,
                 },
                 Value::Blob(bytes) => ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as isize),
-                Value::Null => crate::py::raw::new_ref(ffi::Py_None()),
+                Value::Null => new_ref(ffi::Py_None()),
                 Value::Lost => return Err(PyMemoryError::new_err(())),
             }
         };
@@ -141,13 +142,13 @@ impl Last {
                 let text = self.made.cast::<ffi::PyASCIIObject>().add(1).cast::<u8>();
                 if bytes == std::slice::from_raw_parts(text, length) {
                     self.others = 0;
-                    return crate::py::raw::new_ref(self.made);
+                    return new_ref(self.made);
                 }
             }
             let made = str_of(bytes);
             if self.others < GIVE_UP && !made.is_null() && is_short_ascii(bytes) {
                 self.others += 1;
-                ffi::Py_XDECREF(std::mem::replace(&mut self.made, crate::py::raw::new_ref(made)));
+                ffi::Py_XDECREF(std::mem::replace(&mut self.made, new_ref(made)));
             }
             made
         }

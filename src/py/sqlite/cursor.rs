@@ -48,6 +48,9 @@ pub struct State {
     pub user: u64,
     /// That thread is out of the connection, in Python code of the program's, for as long as this may take.
     pub away: bool,
+    /// Of the connection, when the statement began.
+    #[cfg(not(Py_3_11))]
+    pub rollbacks: u64,
 }
 
 impl State {
@@ -66,6 +69,8 @@ impl State {
             loan: 0,
             user: 0,
             away: false,
+            #[cfg(not(Py_3_11))]
+            rollbacks: 0,
         }
     }
 }
@@ -176,6 +181,8 @@ fn next_row<'py>(cursor: &Bound<'py, Cursor>) -> PyResult<Option<Bound<'py, PyAn
     let this = cursor.get();
     let connection = this.check(py)?;
     let db = connection.get().db(py)?;
+    #[cfg(not(Py_3_11))]
+    check_rollbacks(this, &connection)?;
     let Some(prepared) = this.state.with(py, |state| state.prepared.take()) else { return Ok(None) };
     let locked = this.lock(py);
     // The old one, if the connection was opened again meanwhile.
@@ -186,6 +193,19 @@ fn next_row<'py>(cursor: &Bound<'py, Cursor>) -> PyResult<Option<Bound<'py, PyAn
     };
     drop(locked);
     made_by_factory(cursor, row).map(Some)
+}
+
+/// Up to Python 3.10 a rollback ends what cursors are reading.
+#[cfg(not(Py_3_11))]
+fn check_rollbacks(cursor: &Cursor, connection: &Bound<'_, Connection>) -> PyResult<()> {
+    let py = connection.py();
+    let rollbacks = connection.get().state.with(py, |state| state.rollbacks);
+    let outdated =
+        cursor.state.with(py, |state| if state.rollbacks == rollbacks { None } else { state.prepared.take() });
+    let Some(prepared) = outdated else { return Ok(()) };
+    execute::retire_anyhow(py, connection, prepared);
+    let message = "Cursor needed to be reset because of commit/rollback and can no longer be fetched from.";
+    Err(errors::interface(py, message))
 }
 
 /// Makes the row the statement stands on and steps to the next.
@@ -287,6 +307,8 @@ fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, 
         return Ok(list);
     }
     let this = cursor.get();
+    #[cfg(not(Py_3_11))]
+    check_rollbacks(this, &connection)?;
     let (prepared, description) = this.state.with(py, |state| {
         (state.prepared.take(), state.description.as_ref().map(|description| description.clone_ref(py)))
     });
@@ -405,7 +427,7 @@ impl Cursor {
 
     /// Executes multiple SQL statements at once.
     #[pyo3(signature = (sql_script, /))]
-    fn executescript<'py>(slf: Bound<'py, Self>, sql_script: &Bound<'py, PyString>) -> PyResult<Bound<'py, Self>> {
+    fn executescript<'py>(slf: Bound<'py, Self>, sql_script: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         execute::executescript(&slf, sql_script)?;
         Ok(slf)
     }

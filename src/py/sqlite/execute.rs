@@ -78,6 +78,11 @@ impl<'a, 'py> Run<'a, 'py> {
         if let Some(previous) = previous {
             retire_anyhow(py, &connection, previous);
         }
+        #[cfg(not(Py_3_11))]
+        {
+            let rollbacks = connection.get().state.with(py, |state| state.rollbacks);
+            cursor.state.with(py, |state| state.rollbacks = rollbacks);
+        }
         Ok(Self { py, cursor, connection, db, sql, isolation, detect_types, locked })
     }
 
@@ -527,8 +532,15 @@ pub fn failed(
 }
 
 /// `cursor.executescript(script)`: all statements of the text, after committing what is open.
-pub fn executescript<'py>(cursor: &Bound<'py, Cursor>, script: &Bound<'py, PyString>) -> PyResult<()> {
+pub fn executescript(cursor: &Bound<'_, Cursor>, script: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = cursor.py();
+    let Ok(script) = script.cast::<PyString>() else {
+        if cfg!(not(Py_3_11)) {
+            return Err(PyValueError::new_err("script argument must be unicode."));
+        }
+        let class = script.get_type().name()?.to_string();
+        return Err(PyTypeError::new_err(format!("executescript() argument must be str, not {class}")));
+    };
     let this = cursor.get();
     let script = script.to_str()?;
     let connection = this.check(py)?;

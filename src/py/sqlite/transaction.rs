@@ -150,6 +150,13 @@ pub fn commit(slf: &Bound<'_, Connection>) -> PyResult<()> {
 }
 
 pub fn rollback(slf: &Bound<'_, Connection>) -> PyResult<()> {
+    #[cfg(not(Py_3_11))]
+    {
+        let py = slf.py();
+        let db = slf.get().db(py)?;
+        let open = u64::from(enter(py, &db)?.in_transaction());
+        slf.get().state.with(py, |state| state.rollbacks += open);
+    }
     end(slf, c"ROLLBACK")
 }
 

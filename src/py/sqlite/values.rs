@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::{convert, errors};
 use crate::py::hang;
+use crate::py::raw::new_ref;
 use crate::sqlite::raw;
 
 /// Objects in the form of a vectorcall, on the stack if they are few.
@@ -101,7 +102,7 @@ unsafe fn object(py: Python<'_>, value: *mut raw::sqlite3_value) -> PyResult<*mu
                 }
                 ffi::PyBytes_FromStringAndSize(start.cast(), length as isize)
             }
-            _ => crate::py::raw::new_ref(ffi::Py_None()),
+            _ => new_ref(ffi::Py_None()),
         }
     };
     if object.is_null() { Err(PyErr::fetch(py)) } else { Ok(object) }
