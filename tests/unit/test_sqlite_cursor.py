@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import sys
 import warnings
@@ -111,10 +112,9 @@ def test_subclasses_of_values(twin):
 
 def test_unsupported_values_name_the_parameter(connection):
     error = sqlite.ProgrammingError if sys.version_info >= (3, 11) else sqlite.InterfaceError
-    with pytest.raises(error, match=r"[Ee]rror binding parameter 1"):
-        connection.execute("SELECT ?, ?", (1, object())) if sys.version_info < (3, 11) else connection.execute(
-            "SELECT ?", (object(),)
-        )
+    place = 2 if sys.version_info >= (3, 11) else 1
+    with pytest.raises(error, match=f"Error binding parameter {place}"):
+        connection.execute("SELECT ?, ?", (1, object()))
 
 
 def test_the_object_decides_how_it_is_stored(connection):
@@ -131,20 +131,12 @@ def test_the_object_decides_how_it_is_stored(connection):
 
 @TWIN
 def test_parameters_by_name(twin):
-    class Mapping:
-        def __getitem__(self, key):
-            return {"a": 1, "b": 2}[key]
-
-        def keys(self):
-            return ["a", "b"]
-
     class Default(dict):
         def __missing__(self, key):
             return key * 2
 
     sql = "SELECT :a, @b, $a"
     assert twin.execute(sql, {"a": 1, "b": 2, "c": 3}).fetchone() == (1, 2, 1)
-    assert twin.execute(sql, Mapping()).fetchone() == (1, 2, 1)
     assert twin.execute(sql, Default(a=1)).fetchone() == (1, "bb", 1)
     with pytest.raises(sqlite3.ProgrammingError, match="You did not supply a value for binding"):
         twin.execute(sql, {"a": 1})
@@ -162,7 +154,9 @@ def test_parameters_by_position(twin):
             return [5, 6][index]
 
     assert twin.execute("SELECT ?, ?", Sequence()).fetchone() == (5, 6)
-    assert twin.execute("SELECT ?2, ?1, ?2", [1, 2]).fetchone() == (2, 1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12.1
+        assert twin.execute("SELECT ?2, ?1, ?2", [1, 2]).fetchone() == (2, 1, 2)
     for wrong in ((), (1,), (1, 2, 3)):
         with pytest.raises(sqlite3.ProgrammingError, match=f"there are {len(wrong)} supplied"):
             twin.execute("SELECT ?, ?", wrong)
@@ -199,8 +193,8 @@ def test_names_with_a_sequence_are_deprecated(connection):
 @TWIN
 @pytest.mark.parametrize("sql", ["", "  \n", "-- only a comment", "/* only */ /* comments */", "/* open", ";"])
 def test_statements_of_nothing(twin, sql):
-    if sql == ";" and twin.__class__.__module__ == "sqlite3" and sys.version_info < (3, 10):
-        pytest.skip("platform: refused by older versions")
+    if type(twin) is sqlite3.Connection and sys.version_info < (3, 10):
+        pytest.skip("platform: Python 3.9 refuses some of them")
     cursor = twin.execute("SELECT 1")
     cursor.execute(sql)
     assert cursor.description is None
@@ -325,12 +319,13 @@ def test_many_from_a_generator_that_uses_the_connection(connection):
     assert connection.execute("SELECT a FROM t").fetchall() == [(i,) for i in range(5)]
 
 
-def test_many_from_a_generator_that_reads_what_is_written(connection):
-    connection.execute("CREATE TABLE t (a)")
-    connection.execute("INSERT INTO t VALUES (1)")
-    rows = ((a + 1,) for (a,) in connection.execute("SELECT a FROM t WHERE a < 50"))
-    connection.executemany("INSERT INTO t VALUES (?)", rows)
-    assert connection.execute("SELECT max(a) FROM t").fetchone() == (50,)
+@TWIN
+def test_many_from_a_generator_that_reads_what_is_written(twin):
+    twin.execute("CREATE TABLE t (a)")
+    twin.executemany("INSERT INTO t VALUES (?)", [(1,), (2,)])
+    rows = ((a + 2,) for (a,) in twin.execute("SELECT a FROM t WHERE a < 50"))
+    twin.executemany("INSERT INTO t VALUES (?)", rows)
+    assert twin.execute("SELECT max(a) FROM t").fetchone() == (51,)
 
 
 def test_many_stops_at_an_error_and_keeps_what_it_did(connection):
@@ -407,7 +402,8 @@ def test_rowcount_of_returning(twin):
     twin.execute("CREATE TABLE t (a)")
     cursor = twin.execute("INSERT INTO t VALUES (1), (2) RETURNING a")
     assert cursor.fetchall() == [(1,), (2,)]
-    assert cursor.rowcount == 2
+    if type(twin) is sqlite.Connection or sys.version_info >= (3, 10):
+        assert cursor.rowcount == 2
 
 
 def test_fetchmany_and_arraysize(connection):
@@ -494,11 +490,12 @@ def test_a_cursor_outlives_its_connection(connection):
     cursor = connection.execute("SELECT 1 UNION SELECT 2")
     cursor.fetchone()
     connection.close()
-    for use in (cursor.fetchone, cursor.fetchall, lambda: cursor.execute("SELECT 1"), cursor.close):
+    run = functools.partial(cursor.execute, "SELECT 1")
+    for use in (cursor.fetchone, cursor.fetchall, cursor.close, run):
         with pytest.raises(sqlite.ProgrammingError, match="closed database"):
             use()
     assert names(cursor) == ["1"]
-    del cursor
+    del cursor, run, use
 
 
 def test_dml_takes_effect_without_fetching(connection):

@@ -216,15 +216,18 @@ def test_with_commits_or_rolls_back(connect, file):
         assert entered is connection
         connection.execute("INSERT INTO t VALUES (1)")
     assert committed(file) == [1]
-    with pytest.raises(LookupError):
+
+    def run(*statements):
         with connection:
-            connection.execute("INSERT INTO t VALUES (2)")
+            for sql in statements:
+                connection.execute(sql)
             raise LookupError
+
+    with pytest.raises(LookupError):
+        run("INSERT INTO t VALUES (2)")
     assert committed(file) == [1]
     with pytest.raises(sqlite.IntegrityError):
-        with connection:
-            connection.execute("INSERT INTO t VALUES (2)")
-            connection.execute("INSERT INTO t VALUES (1)")
+        run("INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (1)")
     assert committed(file) == [1]
     # It stays open.
     assert connection.execute("SELECT 1").fetchone() == (1,)

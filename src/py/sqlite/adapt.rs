@@ -4,7 +4,7 @@
 use std::ffi::c_int;
 
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -145,7 +145,7 @@ unsafe fn bind_other(statement: *mut raw::sqlite3_stmt, place: c_int, value: &Bo
             let view = match PyBuffer::<u8>::get(value) {
                 Ok(view) if view.is_c_contiguous() => view.to_vec(py)?,
                 // Other item types: their bytes.
-                Ok(_) | Err(_) => bytes_of(value)?,
+                Ok(_) | Err(_) => bytes_of(value).map_err(not_convertible)?,
             };
             let len = view.len();
             check_length(len, "BLOB longer than INT_MAX bytes")?;
@@ -154,6 +154,11 @@ unsafe fn bind_other(statement: *mut raw::sqlite3_stmt, place: c_int, value: &Bo
             Err(unsupported(value, place))
         }
     }
+}
+
+/// The error of the time for a buffer that is not in one piece.
+fn not_convertible(error: PyErr) -> PyErr {
+    if cfg!(Py_3_11) { error } else { PyValueError::new_err("could not convert BLOB to buffer") }
 }
 
 /// A copy of what an object with the buffer protocol holds.

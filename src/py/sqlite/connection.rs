@@ -324,7 +324,7 @@ impl Connection {
             Given::Default => Autocommit::Legacy,
             Given::Value(value) => Autocommit::of(value)?,
         };
-        let busy_timeout = Duration::try_from_secs_f64(timeout.max(0.0))
+        let busy_timeout = Duration::try_from_secs_f64(if timeout < 0.0 { 0.0 } else { timeout })
             .map_err(|_| PyValueError::new_err(format!("timeout must be seconds as a number, not {timeout}")))?;
         let path = path_of(database)?;
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", database))?;
@@ -345,7 +345,7 @@ impl Connection {
         });
         py.import("sys")?.call_method1("audit", ("sqlite3.connect/handle", slf))?;
         if autocommit == Autocommit::Off {
-            super::transaction::begin(py, &db, Isolation::Deferred)?;
+            super::transaction::begin_next(py, &db)?;
         }
         Ok(())
     }
@@ -395,9 +395,12 @@ impl Connection {
     fn __call__<'py>(slf: &Bound<'py, Self>, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let db = slf.get().db(py)?;
-        let (sql,): (Bound<'py, PyString>,) = args.extract()?;
+        let [sql] = args.as_slice() else {
+            return Err(PyTypeError::new_err(format!("Connection() takes exactly 1 argument ({} given)", args.len())));
+        };
+        let sql = sql.cast::<PyString>()?;
         let entered = enter(py, &db)?;
-        let prepared = super::prepared::prepare(py, &entered, &db, &sql, 0)?;
+        let prepared = super::prepared::prepare(py, &entered, &db, sql, 0)?;
         Ok(Bound::new(py, Statement { _prepared: AttachedCell::new(prepared) })?.into_any())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use super::errors;
+use super::{errors, settings};
 use crate::sqlite::lane::Access;
 use crate::sqlite::{Db, Entered, raw, text};
 
@@ -93,8 +93,10 @@ pub fn first_statement(
     sql: &str,
 ) -> PyResult<(Option<Prepared>, usize)> {
     let text = sql.as_bytes();
+    let head = text::skip_blank(text);
     let mut statement = std::ptr::null_mut();
     let mut tail: *const c_char = std::ptr::null();
+    let _waiting = settings::names_busy_timeout(head).then(|| settings::Waiting::begin(entered));
     let stepping = super::gil::Stepping::begin(py, entered, false);
     // SAFETY: the connection is open and this thread is inside; the text is followed by a zero, which is counted, so that
     // SQLite need not copy it.
@@ -113,7 +115,6 @@ pub fn first_statement(
         return Ok((None, used));
     }
     entered.remember(statement);
-    let head = text::skip_blank(text);
     // SAFETY: a statement of this connection.
     let (parameters, is_readonly, explains) = unsafe {
         let is_readonly = raw::sqlite3_stmt_readonly(statement) != 0;
@@ -156,9 +157,7 @@ impl Kind {
         } else if begins(&["commit", "end", "rollback", "release"]) {
             Self::End
         } else if begins(&["pragma"]) {
-            let lower = head.to_ascii_lowercase();
-            let timeout = lower.windows(12).any(|window| window == b"busy_timeout");
-            if timeout { Self::BusyTimeout } else { Self::Settings }
+            if settings::names_busy_timeout(head) { Self::BusyTimeout } else { Self::Settings }
         } else if begins(&["vacuum", "attach", "detach"]) {
             Self::Settings
         } else {

@@ -120,6 +120,11 @@ pub fn begin(py: Python<'_>, db: &Arc<Db>, isolation: Isolation) -> PyResult<()>
     run(py, db, isolation.statement(), false)
 }
 
+/// Begins the transaction that is always open with `autocommit=False`.
+pub fn begin_next(py: Python<'_>, db: &Arc<Db>) -> PyResult<()> {
+    run(py, db, c"BEGIN", false)
+}
+
 /// Rolls back what is open, for a connection that is going; what SQLite says to that is of no use to anybody.
 pub fn rollback_quietly(py: Python<'_>, db: &Arc<Db>) {
     let open = enter(py, db).is_ok_and(|entered| entered.in_transaction());
@@ -140,7 +145,7 @@ fn end(slf: &Bound<'_, Connection>, sql: &CStr) -> PyResult<()> {
         }
         Autocommit::Off => {
             run(py, &db, sql, true)?;
-            begin(py, &db, Isolation::Deferred)
+            begin_next(py, &db)
         }
     }
 }
@@ -218,7 +223,7 @@ impl Connection {
         let open = enter(py, &db)?.in_transaction();
         match autocommit {
             Autocommit::On if open => run(py, &db, c"COMMIT", true)?,
-            Autocommit::Off if !open => begin(py, &db, Isolation::Deferred)?,
+            Autocommit::Off if !open => begin_next(py, &db)?,
             _ => {}
         }
         slf.get().state.with(py, |state| state.autocommit = autocommit);
