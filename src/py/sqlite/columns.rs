@@ -15,8 +15,8 @@ use super::gil::{self, Stepping};
 use super::numpy::{Gather, Options, numpy};
 use super::prepared::{self, Prepared};
 use super::{errors, execute};
-use crate::sqlite::{Db, Entered, raw};
 use crate::sqlite::columns::{Builder, Fault, Limits};
+use crate::sqlite::{Db, Entered, raw};
 use crate::support::sync::AttachedCell;
 
 /// Rows that are read without letting go of the interpreter: that takes about as long as these rows.
