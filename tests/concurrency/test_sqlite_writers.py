@@ -110,6 +110,7 @@ def read(path, end):
     return rounds
 
 
+@pytest.mark.timeout(DURATION + 100)
 def test_nothing_is_raised_and_every_acknowledged_row_is_there(path):
     with peers(PROCESSES, PEER) as others:
         for peer in others:
