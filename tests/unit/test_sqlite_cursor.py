@@ -58,7 +58,7 @@ def names(cursor):
         bytearray(b"ab"),
         memoryview(b"abcd")[1:3],
     ],
-    ids=repr,
+    ids=lambda value: "memoryview" if isinstance(value, memoryview) else ascii(value),
 )
 def test_values_come_back(twin, value):
     (found,) = twin.execute("SELECT ?", (value,)).fetchone()
