@@ -16,7 +16,7 @@ use crate::sqlite::raw;
 use crate::support::sync::AttachedCell;
 
 /// The standard library's registry of adapters: `{(type, protocol): callable}`.
-struct Registry {
+pub struct Registry {
     adapters: Py<PyDict>,
     protocol: Py<PyAny>,
     adapt: Py<PyAny>,
@@ -24,7 +24,7 @@ struct Registry {
     seen: AttachedCell<(isize, bool)>,
 }
 
-fn registry(py: Python<'_>) -> PyResult<&Registry> {
+pub fn registry(py: Python<'_>) -> PyResult<&Registry> {
     static REGISTRY: PyOnceLock<Registry> = PyOnceLock::new();
     REGISTRY.get_or_try_init(py, || {
         let module = py.import("_sqlite3")?;

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use super::connection::{self, Connection};
-use super::{blob, cursor, hooks, jobs, lane, pool, pooled, row, write};
+use super::{adapt, blob, cursor, errors, hooks, jobs, lane, pool, pooled, row, write};
 
 /// The class that `isinstance` is to see: that of the standard library for an instance of exactly our class, so that
 /// checks of existing programs hold; a subclass of the user's for its own instances.
@@ -26,6 +26,10 @@ pub fn refuse_pickling(object: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Now, not by the first thread that needs them: a child forked at that moment would wait for it for ever.
+    errors::classes(module.py());
+    adapt::registry(module.py())?;
+    row::stdlib_row(module.py())?;
     module.add_function(wrap_pyfunction!(jobs::sqlite_spawn, module)?)?;
     module.add_function(wrap_pyfunction!(lane::sqlite_lane_turn, module)?)?;
     module.add("sqlite_version", crate::sqlite::version())?;

@@ -199,7 +199,7 @@ impl RowFactory {
     }
 }
 
-fn stdlib_row(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+pub fn stdlib_row(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static ROW: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     ROW.import(py, "_sqlite3", "Row")
 }
