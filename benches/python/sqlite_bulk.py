@@ -133,15 +133,18 @@ def _numpy(effort: Effort) -> Row:
 
 def _insert_numpy(effort: Effort) -> Row:
     rows = items(ROWS)
-    columns = [np.array([each[place] for each in rows]) for place in (0, 2, 3)]
-    sql = "INSERT INTO fresh (id, price, stock) VALUES (?, ?, ?)"
+    columns = {
+        name: np.array([each[place] for each in rows]) for name, place in {"id": 0, "price": 2, "stock": 3}.items()
+    }
+    sql = "INSERT INTO fresh (id, price, stock) VALUES (:id, :price, :stock)"
     with Bench(rows=1) as bench:
         ours = bench.upshift()
         contenders = {OURS: _into_fresh(ours, lambda: ours.cursor().executemany(sql, columns))}
         for name, peer in {"sqlite3": bench.sqlite3(), "apsw": bench.apsw()}.items():
 
             def write(peer: Any = peer) -> None:
-                peer.cursor().executemany(sql, zip(*(column.tolist() for column in columns)))
+                rows = zip(*(column.tolist() for column in columns.values()))
+                peer.cursor().executemany("INSERT INTO fresh (id, price, stock) VALUES (?, ?, ?)", rows)
 
             contenders[f"{name}, zip of tolist()"] = _into_fresh(peer, write)
         return _row("sqlite: executemany from 3 NumPy columns × 100 k", contenders, effort)
@@ -178,8 +181,8 @@ def _scan(effort: Effort) -> Row:
     with Bench() as bench:
         pool, plain = bench.pool(), bench.sqlite3()
         contenders = {
-            OURS: Whole(lambda: pool.scan(NUMBERS, partitions=2).fetchnumpy()),
-            "upshift, 1 partition": Whole(lambda: pool.scan(NUMBERS, partitions=1).fetchnumpy()),
+            OURS: Whole(lambda: pool.scan(NUMBERS, partitions=2).numpy()),
+            "upshift, 1 partition": Whole(lambda: pool.scan(NUMBERS, partitions=1).numpy()),
             "sqlite3 fetchall, np.array": Whole(lambda: np.array(plain.execute(NUMBERS).fetchall())),
         }
         path = "sqlite: scan of 5 numeric columns × 100 k, 2 partitions"
