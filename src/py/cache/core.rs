@@ -590,10 +590,15 @@ fn distinct<'a>(py: Python<'_>, in_memory: impl Iterator<Item = &'a Py<PyAny>>, 
 pub fn cleanup_expired(slf: &Bound<'_, ResultCache>) -> PyResult<usize> {
     let (py, this) = (slf.py(), slf.get());
     let mut gone = Gone::default();
-    this.state.with(py, |state| state.engine.expire(clock::now(), &mut gone));
+    // Counted with their removal: whoever sees that they are gone sees them counted.
+    this.state.with(py, |state| {
+        state.engine.expire(clock::now(), &mut gone);
+        state.count(&gone);
+    });
     let on_disk = disk::cleanup_expired(slf);
     let removed = distinct(py, gone.iter().filter_map(|removed| removed.key.as_ref()), on_disk);
-    this.state.with(py, |state| state.counters.expirations += removed as u64);
+    let only_on_disk = removed.saturating_sub(gone.len());
+    this.state.with(py, |state| state.counters.expirations += only_on_disk as u64);
     this.dismiss(py, gone);
     Ok(removed)
 }

@@ -19,9 +19,11 @@ use crate::support::clock;
 
 /// A step that has run for so long lets go, in nanoseconds.
 const DETACH_FROM: u64 = 1_000_000;
-/// The same for a step that has just taken the interpreter lock again to call Python code, on top: what Python grants
-/// a thread that others wait for. Such a step calls again soon, and each time it would wait that long itself.
-const PATIENCE: u64 = 4_000_000;
+/// The same, on top, for a step that let go and has taken the interpreter lock again: a little more than what Python
+/// grants a thread that others wait for (`sys.getswitchinterval()`). Letting go wakes one that waits, but hands over only
+/// to one that has waited for so long; let go of more often, the lock would be taken back each time before that thread has
+/// woken up. A step that calls Python code would itself have to wait each time.
+const PATIENCE: u64 = 5_000_000;
 /// Virtual machine instructions between looks at the clock: some tens of microseconds.
 pub const TICK: c_int = 2_000;
 /// The busy handler sleeps in steps of this length; SQLite's own goes up to 100 ms and starves beside a busy writer.
@@ -82,7 +84,7 @@ impl<'a, 'db> Stepping<'a, 'db> {
     pub fn attach(&self) {
         if let State::Released { thread, .. } = STATE.get() {
             restore(thread);
-            STATE.set(State::Attached { since: clock::coarse() });
+            STATE.set(State::Attached { since: clock::coarse() + PATIENCE });
         }
     }
 }
