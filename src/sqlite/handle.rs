@@ -17,6 +17,7 @@ use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{OpenFlags, ffi};
 
 use super::memory::Home;
+use super::pace::Pace;
 use super::seat::Seat;
 use super::standing::{HOLD, Standing};
 use crate::store;
@@ -69,6 +70,7 @@ pub struct Db {
     raw: AtomicPtr<ffi::sqlite3>,
     lock: ReentrantMutex<()>,
     seat: Seat,
+    pace: Pace,
     standing: Standing,
     this: Weak<Self>,
     /// Statements being stepped, all by the thread inside.
@@ -160,6 +162,7 @@ impl Db {
             raw: AtomicPtr::new(raw),
             lock: ReentrantMutex::new(()),
             seat: Seat::default(),
+            pace: Pace::default(),
             standing: Standing::new(),
             this: this.clone(),
             running: AtomicU32::new(0),
@@ -182,6 +185,12 @@ impl Db {
     /// Absolute path of the database file, empty if there is none.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// How long its commits take.
+    #[inline(always)]
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Whether what it writes goes to a file.

@@ -24,6 +24,7 @@ pub mod handle;
 pub mod lane;
 mod memory;
 pub mod opener;
+pub mod pace;
 pub mod pool;
 pub mod scan;
 pub mod seat;

@@ -11,6 +11,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -39,13 +40,27 @@ enum State {
     Released { thread: *mut ffi::PyThreadState, long: bool },
 }
 
-/// How long a thread that steps without letting go keeps the interpreter lock while others want it back, in nanoseconds.
-const TURN: u64 = 20_000;
+/// How long threads that step without letting go keep the interpreter lock while others want it back, in nanoseconds.
+const TURN: u64 = 50_000;
+/// How long the others have it at most before it is their turn again.
+const BREAK: u64 = 1_000_000;
+/// How long one that gave way stays away at most: until its next turn, which others may use, or as long as Python makes
+/// threads wait for each other.
+const AWAY: u64 = 5_000_000;
 
 /// Threads that let go of the interpreter lock for a statement and want it back.
 static WAITING: AtomicU32 = AtomicU32::new(0);
-/// When one of them last got it.
-static ARRIVED: AtomicU64 = AtomicU64::new(0);
+/// Since when it is the turn of those that do not let go.
+static TURN_SINCE: AtomicU64 = AtomicU64::new(0);
+static AWAY_NOW: Mutex<Away> = Mutex::new(Away { count: 0, last: 0 });
+static BACK: Condvar = Condvar::new();
+
+/// Those that gave way and stay away.
+struct Away {
+    count: u32,
+    /// The last one that did, by number.
+    last: u64,
+}
 
 thread_local! {
     static STATE: Cell<State> = const { Cell::new(State::Outside) };
@@ -63,20 +78,23 @@ mod unwinding {
 /// Calls of SQLite that may run statements. Between [`begin`](Self::begin) and its end no Python object may be touched,
 /// except through [`with_python`].
 pub struct Stepping<'a, 'db> {
-    entered: &'a Entered<'db>,
-    before: State,
+    _running: Running,
+    _inside: Inside<'a, 'db>,
 }
+
+/// Dropped after the thread is attached again.
+struct Inside<'a, 'db>(&'a Entered<'db>);
 
 impl<'a, 'db> Stepping<'a, 'db> {
     /// `release`: let go from the beginning.
     #[inline(always)]
     pub fn begin(_py: Python<'_>, entered: &'a Entered<'db>, release: bool) -> Self {
         entered.set_running(true);
-        let before = STATE.replace(State::Attached { since: clock::coarse() });
+        let running = Running::begin();
         if release {
             self::release();
         }
-        Self { entered, before }
+        Self { _running: running, _inside: Inside(entered) }
     }
 
     /// Attached again, if it was not; a good moment to touch Python objects. Stepping goes on afterwards.
@@ -89,16 +107,10 @@ impl<'a, 'db> Stepping<'a, 'db> {
     }
 }
 
-impl Drop for Stepping<'_, '_> {
+impl Drop for Inside<'_, '_> {
     #[inline(always)]
     fn drop(&mut self) {
-        match STATE.get() {
-            State::Released { thread, .. } => restore(thread),
-            _ if WAITING.load(Ordering::Relaxed) != 0 => give_way(),
-            _ => {}
-        }
-        STATE.set(self.before);
-        self.entered.set_running(false);
+        self.0.set_running(false);
     }
 }
 
@@ -130,31 +142,83 @@ fn let_go(long: bool) {
 fn restore(thread: *mut ffi::PyThreadState) {
     WAITING.fetch_add(1, Ordering::Relaxed);
     attach(thread);
-    WAITING.fetch_sub(1, Ordering::Relaxed);
-    ARRIVED.store(clock::now(), Ordering::Relaxed);
+    arrived();
 }
 
-/// Runs `body` without the interpreter lock, as `Python::detach` does, and is given way afterwards.
-pub fn detach<R: Send>(py: Python<'_>, body: impl FnOnce() -> R + Send) -> R {
-    let result = py.detach(|| {
-        let result = body();
-        WAITING.fetch_add(1, Ordering::Relaxed);
-        result
-    });
-    WAITING.fetch_sub(1, Ordering::Relaxed);
-    ARRIVED.store(clock::now(), Ordering::Relaxed);
-    result
+/// Runs `body`, which touches no Python object but through [`with_python`], and lets go once it calls [`release`].
+pub fn attached<R>(_py: Python<'_>, body: impl FnOnce() -> R) -> R {
+    let _running = Running::begin();
+    body()
 }
 
-/// Lets one of them in. A thread that steps short statements one after the other would keep them out for as long as the
-/// interpreter lets it, five milliseconds at a time: writers beside readers would hardly write.
+/// A run that begins attached, and ends so.
+struct Running(State);
+
+impl Running {
+    #[inline(always)]
+    fn begin() -> Self {
+        Self(STATE.replace(State::Attached { since: clock::coarse() }))
+    }
+}
+
+impl Drop for Running {
+    #[inline(always)]
+    fn drop(&mut self) {
+        match STATE.get() {
+            State::Released { thread, .. } => restore(thread),
+            _ if WAITING.load(Ordering::Relaxed) != 0 => give_way(),
+            _ => {}
+        }
+        STATE.set(self.0);
+    }
+}
+
+fn arrived() {
+    if WAITING.fetch_sub(1, Ordering::Relaxed) == 1 {
+        TURN_SINCE.store(clock::now(), Ordering::Relaxed);
+        if AWAY_NOW.lock().count != 0 {
+            BACK.notify_one();
+        }
+    }
+}
+
+/// Lets all of them in. A thread that steps short statements one after the other would keep them out for as long as the
+/// interpreter lets it, five milliseconds at a time: writers beside readers would hardly write. One of those that gave
+/// way comes back when nobody waits any more. Handing the lock over costs more than a statement, so it is done once in a
+/// turn, and not to others that would only give way themselves.
 #[cold]
 fn give_way() {
-    if clock::now() < ARRIVED.load(Ordering::Relaxed) + TURN {
+    if clock::now() < TURN_SINCE.load(Ordering::Relaxed) + TURN {
         return;
     }
     // SAFETY: the thread is attached, and touches no Python object before it is again.
-    attach(unsafe { ffi::PyEval_SaveThread() });
+    let thread = unsafe { ffi::PyEval_SaveThread() };
+    stay_away();
+    attach(thread);
+}
+
+fn stay_away() {
+    let mut away = AWAY_NOW.lock();
+    away.count += 1;
+    away.last += 1;
+    let (own, until) = (away.last, clock::now() + AWAY);
+    loop {
+        let now = clock::now();
+        let next_turn = TURN_SINCE.load(Ordering::Relaxed) + TURN + BREAK;
+        if now >= next_turn {
+            TURN_SINCE.store(now, Ordering::Relaxed);
+            break;
+        }
+        if now >= until {
+            break;
+        }
+        // The others would find the turn taken.
+        let wait = if away.last == own { next_turn.min(until) } else { until } - now;
+        if !BACK.wait_for(&mut away, Duration::from_nanos(wait)).timed_out() {
+            break;
+        }
+    }
+    away.count -= 1;
 }
 
 fn attach(thread: *mut ffi::PyThreadState) {
@@ -195,9 +259,14 @@ pub fn with_python<R>(body: impl FnOnce(Python<'_>) -> R) -> Option<R> {
 
 /// Installs the handlers that let go, on a connection just opened.
 pub fn install(entered: &Entered<'_>, busy_timeout: Duration) {
+    watch(entered);
+    set_busy_timeout(entered, busy_timeout);
+}
+
+/// Long statements of a connection just opened let go.
+pub fn watch(entered: &Entered<'_>) {
     // SAFETY: open and entered.
     unsafe { install_tick(entered.raw()) };
-    set_busy_timeout(entered, busy_timeout);
 }
 
 /// The progress handler of connections on which the user has none.

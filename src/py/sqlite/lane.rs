@@ -79,7 +79,9 @@ pub unsafe fn step_raw(
     reads: bool,
     release: bool,
 ) -> PyResult<c_int> {
-    let stepping = Stepping::begin(py, entered, release);
+    // What is going to commit is measured, and lets go of the interpreter lock unless that took little time so far.
+    let pace = release.then(|| entered.db().pace());
+    let stepping = Stepping::begin(py, entered, pace.is_some_and(|pace| !pace.is_quick()));
     if let Some(access) = access {
         if let Err(error) = take(entered, access, || text_of(statement)) {
             drop(stepping);
@@ -89,8 +91,12 @@ pub unsafe fn step_raw(
     if reads {
         entered.read();
     }
+    let since = pace.map(|pace| (pace, clock::now()));
     // SAFETY: the caller's promise.
     let mut code = unsafe { raw::sqlite3_step(statement) };
+    if let Some((pace, since)) = since {
+        pace.note(clock::now().saturating_sub(since));
+    }
     if code & 0xff == raw::SQLITE_BUSY && access == Some(Access::Write) {
         // SAFETY: the caller's promise.
         code = unsafe { insist(entered, statement, code) };

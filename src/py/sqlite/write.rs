@@ -16,7 +16,7 @@ use crate::py::hang;
 use crate::py::lookup::thread_ident;
 use crate::sqlite::Db;
 use crate::sqlite::columns::input;
-use crate::sqlite::group::{Group, Outcome, Params, Pending, Request, Value, WriteError, Written};
+use crate::sqlite::group::{Caller, Group, Outcome, Params, Pending, Request, Value, WriteError, Written};
 use crate::sqlite::lane::{Actor, Key, LaneError, of};
 use crate::sqlite::opener::{self, BUSY_TIMEOUT};
 use crate::support::runtime::PerProcess;
@@ -57,6 +57,7 @@ impl Writes {
         };
         let db = keeper.opener.open(until)?;
         let epoch = keeper.note(db.file_id().cloned());
+        gil::watch(&db.enter());
         let group = Group::new(Arc::clone(&db), lane_of(&db));
         kept.group = Some((Arc::clone(&group), epoch));
         drop(kept);
@@ -272,6 +273,23 @@ impl PendingWrite {
     }
 }
 
+/// A thread that writes, attached to the interpreter for as long as that is a matter of microseconds.
+struct Writing<'a> {
+    raised: &'a mut Option<PyErr>,
+}
+
+impl Caller for Writing<'_> {
+    fn stops(&mut self) -> bool {
+        // Ctrl+C, if this is the main thread.
+        *self.raised = gil::with_python(|py| py.check_signals().err()).flatten();
+        self.raised.is_some()
+    }
+
+    fn lets_go(&mut self) {
+        gil::release();
+    }
+}
+
 impl ConnectionPool {
     /// The group, and the request.
     fn prepare_write(
@@ -342,12 +360,7 @@ impl ConnectionPool {
         let deadline = timeout.deadline();
         let (group, request) = slf.get().prepare_write(py, sql, parameters, durability, timeout.end(), actor)?;
         let mut raised = None;
-        let outcome = gil::detach(py, || {
-            group.write(request, deadline, || {
-                raised = Python::try_attach(|py| py.check_signals().err()).flatten();
-                raised.is_some()
-            })
-        });
+        let outcome = gil::attached(py, || group.write(request, deadline, Writing { raised: &mut raised }));
         match (outcome, raised) {
             (Ok(written), None) => WriteResult::of(py, written),
             (_, Some(error)) => Err(error),

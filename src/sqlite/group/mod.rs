@@ -33,6 +33,8 @@ use crate::support::{clock, runtime};
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 4 << 20;
 const GROUP_TIME: u64 = 20_000_000;
+/// Up to so many requests one transaction takes about as long as a single one.
+const FEW: usize = 8;
 /// How long a leader goes on for others, in nanoseconds.
 const OVERTIME: u64 = 1_000_000;
 /// How often a blocked caller looks whether it is to stop.
@@ -83,6 +85,21 @@ struct Queued {
     deadline: Option<u64>,
 }
 
+/// A thread that waits for its write.
+pub trait Caller {
+    /// Asked now and then while it waits, with no lock held: whether it gives up.
+    fn stops(&mut self) -> bool;
+
+    /// Called, maybe several times and with locks held, before anything that may take long.
+    fn lets_go(&mut self) {}
+}
+
+impl<F: FnMut() -> bool> Caller for F {
+    fn stops(&mut self) -> bool {
+        self()
+    }
+}
+
 /// A request that may be taken back.
 pub struct Pending {
     group: Arc<Group>,
@@ -131,28 +148,29 @@ impl Group {
 
     /// Writes, and returns once a commit has carried the request, or it was refused.
     ///
-    /// `deadline` (on the scale of [`clock::now`]) limits the wait for a turn. `stop` is asked now and then meanwhile, with
-    /// no lock held; a request that is being written already is waited for.
-    pub fn write(&self, request: Request, deadline: Option<u64>, mut stop: impl FnMut() -> bool) -> Outcome {
+    /// `deadline` (on the scale of [`clock::now`]) limits the wait for a turn. A request that is being written already is
+    /// waited for even if the caller gives up.
+    pub fn write(&self, request: Request, deadline: Option<u64>, mut caller: impl Caller) -> Outcome {
         self.check(&request, true)?;
         let slot = Slot::new();
         let (number, leads) = self.enqueue(request, Reply::to_thread(Arc::clone(&slot)), deadline)?;
         if leads {
-            return self.lead(number, &slot, deadline, &mut stop);
+            return self.lead(number, &slot, deadline, &mut caller);
         }
+        caller.lets_go();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_sub(clock::now()));
             if let Some(outcome) = slot.take() {
                 return outcome;
             }
             if slot.leads() {
-                return self.lead(number, &slot, deadline, &mut stop);
+                return self.lead(number, &slot, deadline, &mut caller);
             }
             if left == Some(0) {
                 return self.withdraw(number, &slot, WriteError::timeout(self.lane.holder()));
             }
             std::thread::park_timeout(left.map_or(CHECK, |left| CHECK.min(Duration::from_nanos(left))));
-            if !slot.leads() && !slot.is_answered() && stop() {
+            if !slot.leads() && !slot.is_answered() && caller.stops() {
                 return self.withdraw(number, &slot, LaneError::Interrupted.into());
             }
         }
@@ -277,15 +295,22 @@ impl Group {
     }
 
     /// Commits groups until one of them carried the request.
-    fn lead(&self, number: u64, slot: &Slot, deadline: Option<u64>, stop: &mut dyn FnMut() -> bool) -> Outcome {
+    fn lead(&self, number: u64, slot: &Slot, deadline: Option<u64>, caller: &mut dyn Caller) -> Outcome {
         loop {
-            // It may be answered while it waits: the group was closed.
-            if let Err(error) = self.lane.take(&self.claim(), deadline, || slot.is_answered() || stop()) {
-                return self.resign(number, slot, error.into());
+            if self.lane.try_take(&self.claim()).is_err() {
+                caller.lets_go();
+                // It may be answered while it waits: the group was closed.
+                if let Err(error) = self.lane.take(&self.claim(), deadline, || slot.is_answered() || caller.stops()) {
+                    return self.resign(number, slot, error.into());
+                }
+            }
+            if !self.is_short() {
+                caller.lets_go();
             }
             let mut asked = Instant::now();
             let mut answers = Answers::new();
             let begun = self.transact(&mut answers, &mut |failure| {
+                caller.lets_go();
                 if deadline.is_some_and(|deadline| clock::now() >= deadline) {
                     return Some(failure.into());
                 }
@@ -293,7 +318,7 @@ impl Group {
                     return None;
                 }
                 asked = Instant::now();
-                stop().then(|| LaneError::Interrupted.into())
+                caller.stops().then(|| LaneError::Interrupted.into())
             });
             self.lane.give_back(self.db.id());
             let own = answers.iter().position(|&(answered, ..)| answered == number);
@@ -302,6 +327,7 @@ impl Group {
                 (Some((_, reply, outcome)), _) => {
                     reply.forget();
                     send(answers);
+                    self.tidy(caller);
                     self.go_on();
                     return outcome;
                 }
@@ -319,6 +345,12 @@ impl Group {
         }
     }
 
+    /// Whether the next transaction is expected to take little time.
+    fn is_short(&self) -> bool {
+        let state = self.state.lock();
+        self.db.pace().is_quick() && state.queue.len() <= FEW && state.level() != Some(Durability::Power)
+    }
+
     /// Writes for those who came meanwhile, for a moment: any of them would have to wake up first.
     fn go_on(&self) {
         let until = clock::now() + OVERTIME;
@@ -333,9 +365,19 @@ impl Group {
             let begun = self.transact(&mut answers, &mut |failure| Some(failure.into()));
             self.lane.give_back(self.db.id());
             send(answers);
+            self.tidy(&mut || false);
             if begun.is_err() {
                 return self.hand_over(self.state.lock());
             }
+        }
+    }
+
+    /// A checkpoint, if it is time for one.
+    fn tidy(&self, caller: &mut dyn Caller) {
+        let mut writer = self.writer.lock();
+        if writer.is_log_full() {
+            caller.lets_go();
+            writer.checkpoint(&self.db.enter());
         }
     }
 
@@ -391,6 +433,7 @@ impl Group {
         let _writing = Writing::begin(self);
         let (db, mut writer) = (&self.db, self.writer.lock());
         let entered = db.enter();
+        let since = clock::now();
         writer.begin(db, &entered, level, give_up)?;
         let (begun, mut bytes) = (clock::coarse(), 0);
         let mut done: Vec<(Queued, Written)> = Vec::new();
@@ -427,6 +470,9 @@ impl Group {
                 writer.commit(db, &entered, &mut give_up)
             }
         };
+        if level == Durability::Process && done.len() <= FEW {
+            self.db.pace().note(clock::now().saturating_sub(since));
+        }
         if outcome.is_ok() && !done.is_empty() {
             self.writes.fetch_add(done.len() as u64, Ordering::Relaxed);
             self.commits.fetch_add(1, Ordering::Relaxed);
@@ -516,6 +562,7 @@ impl Job {
             state.queue.is_empty().then(|| failure.into())
         });
         group.lane.give_back(group.db.id());
+        group.tidy(&mut || false);
         let mut state = group.state.lock();
         state.place = None;
         if let Err(error) = begun {

@@ -1,8 +1,9 @@
 //! The writing connection: transactions, and savepoints within them.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rusqlite::ffi;
@@ -15,11 +16,20 @@ use crate::sqlite::{Db, Entered, Failure};
 /// and so starves beside a busy writer.
 const BUSY_STEP: Duration = Duration::from_millis(1);
 
+/// Pages in the log from which on it is copied into the file, and how many more make it worth trying again while readers
+/// keep it from being emptied.
+const CHECKPOINT: u32 = 1_000;
+const AGAIN: u32 = 250;
+
 pub(super) struct Writer {
     cache: Cache,
     /// What commits survive now.
     level: Option<Durability>,
     control: [Option<Control>; STEPS],
+    /// Pages in the log after the last commit. SQLite has its address.
+    pages: Arc<AtomicU32>,
+    /// The same when it was copied last.
+    copied: u32,
 }
 
 /// What became of one request.
@@ -76,7 +86,34 @@ impl Drop for Control {
 
 impl Writer {
     pub fn new() -> Self {
-        Self { cache: Cache::new(), level: None, control: Default::default() }
+        Self { cache: Cache::new(), level: None, control: Default::default(), pages: Arc::default(), copied: 0 }
+    }
+
+    /// SQLite is not to checkpoint within commits of this connection: [`checkpoint`](Self::checkpoint) does it after them,
+    /// when the callers have their answers.
+    fn watch_log(&self, entered: &Entered<'_>) {
+        // SAFETY: the connection is open and entered. The address is that of the counter, which `Group` keeps for longer
+        // than its connection runs statements.
+        unsafe { ffi::sqlite3_wal_hook(entered.raw(), Some(on_commit), Arc::as_ptr(&self.pages).cast_mut().cast()) };
+    }
+
+    /// Whether it is time for a checkpoint.
+    pub fn is_log_full(&self) -> bool {
+        let pages = self.pages.load(Ordering::Relaxed);
+        pages >= CHECKPOINT && (pages < self.copied || pages - self.copied >= AGAIN)
+    }
+
+    /// Copies the log into the file, as far as readers allow. What goes wrong shows in the next commit.
+    pub fn checkpoint(&mut self, entered: &Entered<'_>) {
+        let (mut pages, mut done) = (0, 0);
+        // SAFETY: the connection is open and entered; both places hold an int.
+        unsafe {
+            let kind = ffi::SQLITE_CHECKPOINT_PASSIVE;
+            ffi::sqlite3_wal_checkpoint_v2(entered.raw(), c"main".as_ptr(), kind, &mut pages, &mut done);
+        }
+        // What is copied whole begins anew with the next commit.
+        self.copied = if done == pages { 0 } else { u32::try_from(pages).unwrap_or(0) };
+        self.pages.store(0, Ordering::Relaxed);
     }
 
     /// Starts a transaction whose commit survives what `level` says. While another process writes, `give_up` is asked
@@ -88,6 +125,9 @@ impl Writer {
         level: Durability,
         give_up: &mut dyn FnMut(Failure) -> Option<WriteError>,
     ) -> Result<(), WriteError> {
+        if self.level.is_none() {
+            self.watch_log(entered);
+        }
         if self.level != Some(level) {
             statement::execute(
                 entered,
@@ -201,6 +241,12 @@ impl Writer {
             failed.map_or(Ok(()), Err)
         }
     }
+}
+
+unsafe extern "C" fn on_commit(pages: *mut c_void, _: *mut ffi::sqlite3, _: *const c_char, now: c_int) -> c_int {
+    // SAFETY: the counter that was registered.
+    unsafe { &*pages.cast::<AtomicU32>() }.store(u32::try_from(now).unwrap_or(0), Ordering::Relaxed);
+    ffi::SQLITE_OK
 }
 
 impl Control {
