@@ -15,7 +15,7 @@ use pyo3::types::{PyDict, PyIterator, PyTuple};
 mod unwinding {
     use pyo3::ffi;
 
-    // Declared again, because `pyo3::ffi` declares them as functions that cannot unwind.
+    // Declared again, because `pyo3::ffi` declares them as functions that cannot unwind. Call them by `may_unwind!`.
     unsafe extern "C-unwind" {
         #[cfg(Py_3_11)]
         pub fn PyObject_Vectorcall(
@@ -57,6 +57,15 @@ mod unwinding {
 /// Stops the thread when it is dropped, which only unwinding does: forget it after the call.
 pub struct Hang;
 
+/// A function that may unwind, as a pointer that the compiler knows nothing about: PyO3 calls the same functions from code
+/// that is compiled together with this, and of two declarations the one that cannot unwind prevails.
+macro_rules! may_unwind {
+    ($function:path, $($argument:tt),+) => {
+        std::hint::black_box($function as unsafe extern "C-unwind" fn($($argument),+) -> _)
+    };
+}
+pub(crate) use may_unwind;
+
 impl Drop for Hang {
     fn drop(&mut self) {
         loop {
@@ -77,9 +86,10 @@ pub unsafe fn vectorcall<'py>(
     count: usize,
     names: *mut ffi::PyObject,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let call = may_unwind!(unwinding::PyObject_Vectorcall, _, _, _, _);
     let hang = Hang;
     // SAFETY: the caller's promise.
-    let result = unsafe { unwinding::PyObject_Vectorcall(callable, arguments, count, names) };
+    let result = unsafe { call(callable, arguments, count, names) };
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
@@ -110,20 +120,14 @@ pub unsafe fn vectorcall<'py>(
         options = Some(dict);
     }
     let options = options.as_ref().map_or(std::ptr::null_mut(), |options| options.as_ptr());
+    let call = may_unwind!(unwinding::PyObject_VectorcallDict, _, _, _, _);
     let hang = Hang;
     // SAFETY: the caller's promise.
-    let result = unsafe { unwinding::PyObject_VectorcallDict(callable, arguments, count, options) };
+    let result = unsafe { call(callable, arguments, count, options) };
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
 }
-
-type MethodCall = unsafe extern "C-unwind" fn(
-    *mut ffi::PyObject,
-    *const *mut ffi::PyObject,
-    usize,
-    *mut ffi::PyObject,
-) -> *mut ffi::PyObject;
 
 /// `PyObject_VectorcallMethod`: calls the method of that name of the first argument.
 ///
@@ -136,12 +140,10 @@ pub unsafe fn vectorcall_method<'py>(
     arguments: *const *mut ffi::PyObject,
     count: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    // Through a pointer that the compiler knows nothing about: PyO3 calls the same function from code that is compiled
-    // together with this, and by its declaration it cannot unwind.
-    let method = std::hint::black_box(unwinding::PyObject_VectorcallMethod as MethodCall);
+    let call = may_unwind!(unwinding::PyObject_VectorcallMethod, _, _, _, _);
     let hang = Hang;
     // SAFETY: the caller's promise.
-    let result = unsafe { method(name, arguments, count, std::ptr::null_mut()) };
+    let result = unsafe { call(name, arguments, count, std::ptr::null_mut()) };
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(py, result) }
@@ -154,9 +156,10 @@ pub fn call<'py>(
     options: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let options = options.map_or(std::ptr::null_mut(), |options| options.as_ptr());
+    let call = may_unwind!(unwinding::PyObject_Call, _, _, _);
     let hang = Hang;
     // SAFETY: all are live objects of the right types and the thread is attached.
-    let result = unsafe { unwinding::PyObject_Call(callable.as_ptr(), arguments.as_ptr(), options) };
+    let result = unsafe { call(callable.as_ptr(), arguments.as_ptr(), options) };
     std::mem::forget(hang);
     // SAFETY: null with an exception set, or a new reference.
     unsafe { Bound::from_owned_ptr_or_err(callable.py(), result) }
@@ -174,9 +177,10 @@ pub fn method<'py>(
 
 /// The next item of an iterator, `None` at its end.
 pub fn next<'py>(iterator: &Bound<'py, PyIterator>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let call = may_unwind!(unwinding::PyIter_Next, _);
     let hang = Hang;
     // SAFETY: an iterator; the thread is attached.
-    let item = unsafe { unwinding::PyIter_Next(iterator.as_ptr()) };
+    let item = unsafe { call(iterator.as_ptr()) };
     std::mem::forget(hang);
     // SAFETY: null at the end, or with an exception set, or a new reference.
     match unsafe { Bound::from_owned_ptr_or_opt(iterator.py(), item) } {
@@ -191,27 +195,30 @@ pub fn next<'py>(iterator: &Bound<'py, PyIterator>) -> PyResult<Option<Bound<'py
 /// A live object; the thread is attached.
 #[inline(always)]
 pub unsafe fn hash(object: *mut ffi::PyObject) -> ffi::Py_hash_t {
+    let call = may_unwind!(unwinding::PyObject_Hash, _);
     let hang = Hang;
     // SAFETY: the caller's promise.
-    let hash = unsafe { unwinding::PyObject_Hash(object) };
+    let hash = unsafe { call(object) };
     std::mem::forget(hang);
     hash
 }
 
 /// `one == other`, and whether that is true.
 pub fn equal(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let call = may_unwind!(unwinding::PyObject_RichCompareBool, _, _, _);
     let hang = Hang;
     // SAFETY: live objects; the thread is attached.
-    let equal = unsafe { unwinding::PyObject_RichCompareBool(one.as_ptr(), other.as_ptr(), ffi::Py_EQ) };
+    let equal = unsafe { call(one.as_ptr(), other.as_ptr(), ffi::Py_EQ) };
     std::mem::forget(hang);
     if equal < 0 { Err(PyErr::fetch(one.py())) } else { Ok(equal == 1) }
 }
 
 /// `bool(object)`.
 pub fn is_true(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let call = may_unwind!(unwinding::PyObject_IsTrue, _);
     let hang = Hang;
     // SAFETY: a live object; the thread is attached.
-    let truth = unsafe { unwinding::PyObject_IsTrue(object.as_ptr()) };
+    let truth = unsafe { call(object.as_ptr()) };
     std::mem::forget(hang);
     if truth < 0 { Err(PyErr::fetch(object.py())) } else { Ok(truth == 1) }
 }
@@ -226,8 +233,9 @@ pub fn give_up(_py: Python<'_>, object: Py<PyAny>) {
         if ffi::Py_REFCNT(object) > 1 {
             ffi::Py_DECREF(object);
         } else {
+            let call = may_unwind!(unwinding::Py_DecRef, _);
             let hang = Hang;
-            unwinding::Py_DecRef(object);
+            call(object);
             std::mem::forget(hang);
         }
     }

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::py::hang::{Hang, may_unwind};
 use crate::sqlite::{Entered, raw};
 use crate::support::clock;
 
@@ -222,9 +223,10 @@ fn stay_away() {
 }
 
 fn attach(thread: *mut ffi::PyThreadState) {
-    let hang = super::super::hang::Hang;
+    let restore = may_unwind!(unwinding::PyEval_RestoreThread, _);
+    let hang = Hang;
     // SAFETY: what `PyEval_SaveThread` returned on this thread, not restored yet.
-    unsafe { unwinding::PyEval_RestoreThread(thread) };
+    unsafe { restore(thread) };
     std::mem::forget(hang);
 }
 
