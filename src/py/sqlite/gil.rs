@@ -8,13 +8,12 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::turns;
 use crate::py::hang::{Hang, may_unwind};
 use crate::sqlite::{Entered, raw};
 use crate::support::clock;
@@ -39,28 +38,6 @@ enum State {
     Attached { since: u64 },
     /// Stepping without it. `long`: only because the step takes long.
     Released { thread: *mut ffi::PyThreadState, long: bool },
-}
-
-/// How long threads that step without letting go keep the interpreter lock while others want it back, in nanoseconds.
-const TURN: u64 = 50_000;
-/// How long the others have it at most before it is their turn again.
-const BREAK: u64 = 1_000_000;
-/// How long one that gave way stays away at most: until its next turn, which others may use, or as long as Python makes
-/// threads wait for each other.
-const AWAY: u64 = 5_000_000;
-
-/// Threads that let go of the interpreter lock for a statement and want it back.
-static WAITING: AtomicU32 = AtomicU32::new(0);
-/// Since when it is the turn of those that do not let go.
-static TURN_SINCE: AtomicU64 = AtomicU64::new(0);
-static AWAY_NOW: Mutex<Away> = Mutex::new(Away { count: 0, last: 0 });
-static BACK: Condvar = Condvar::new();
-
-/// Those that gave way and stay away.
-struct Away {
-    count: u32,
-    /// The last one that did, by number.
-    last: u64,
 }
 
 thread_local! {
@@ -141,9 +118,9 @@ fn let_go(long: bool) {
 
 #[cold]
 fn restore(thread: *mut ffi::PyThreadState) {
-    WAITING.fetch_add(1, Ordering::Relaxed);
+    let waiting = turns::wait();
     attach(thread);
-    arrived();
+    waiting.end();
 }
 
 /// Runs `body`, which touches no Python object but through [`with_python`], and lets go once it calls [`release`].
@@ -167,59 +144,22 @@ impl Drop for Running {
     fn drop(&mut self) {
         match STATE.get() {
             State::Released { thread, .. } => restore(thread),
-            _ if WAITING.load(Ordering::Relaxed) != 0 => give_way(),
+            _ if turns::is_wanted() => give_way(),
             _ => {}
         }
         STATE.set(self.0);
     }
 }
 
-fn arrived() {
-    if WAITING.fetch_sub(1, Ordering::Relaxed) == 1 {
-        TURN_SINCE.store(clock::now(), Ordering::Relaxed);
-        if AWAY_NOW.lock().count != 0 {
-            BACK.notify_one();
-        }
-    }
-}
-
-/// Lets all of them in. A thread that steps short statements one after the other would keep them out for as long as the
-/// interpreter lets it, five milliseconds at a time: writers beside readers would hardly write. One of those that gave
-/// way comes back when nobody waits any more. Handing the lock over costs more than a statement, so it is done once in a
-/// turn, and not to others that would only give way themselves.
+/// Lets in those that let go and want to come back. A thread that steps short statements one after the other would keep
+/// them out for as long as the interpreter lets it, five milliseconds at a time: writers beside readers would hardly write.
 #[cold]
 fn give_way() {
-    if clock::now() < TURN_SINCE.load(Ordering::Relaxed) + TURN {
-        return;
-    }
+    let Some(turn) = turns::over() else { return };
     // SAFETY: the thread is attached, and touches no Python object before it is again.
     let thread = unsafe { ffi::PyEval_SaveThread() };
-    stay_away();
+    turn.give_away();
     attach(thread);
-}
-
-fn stay_away() {
-    let mut away = AWAY_NOW.lock();
-    away.count += 1;
-    away.last += 1;
-    let (own, until) = (away.last, clock::now() + AWAY);
-    loop {
-        let now = clock::now();
-        let next_turn = TURN_SINCE.load(Ordering::Relaxed) + TURN + BREAK;
-        if now >= next_turn {
-            TURN_SINCE.store(now, Ordering::Relaxed);
-            break;
-        }
-        if now >= until {
-            break;
-        }
-        // The others would find the turn taken.
-        let wait = if away.last == own { next_turn.min(until) } else { until } - now;
-        if !BACK.wait_for(&mut away, Duration::from_nanos(wait)).timed_out() {
-            break;
-        }
-    }
-    away.count -= 1;
 }
 
 fn attach(thread: *mut ffi::PyThreadState) {

@@ -54,5 +54,6 @@ pub mod serialize;
 pub mod settings;
 pub mod trace;
 pub mod transaction;
+mod turns;
 pub mod values;
 pub mod write;
