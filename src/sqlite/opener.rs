@@ -12,12 +12,11 @@ use rusqlite::ffi;
 
 use super::group::Durability;
 use super::{Db, Entered, Failure, Open};
+use crate::support::backoff;
 use crate::support::runtime::{PerProcess, pid};
 
 /// How long a connection waits for locks of others before it fails with "database is locked".
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a lock that another process holds is tried again while opening.
-const BUSY_STEP: Duration = Duration::from_millis(1);
 
 const SETTINGS: &[&CStr] = &[
     c"PRAGMA cache_size = -64000",
@@ -100,11 +99,12 @@ impl Opener {
 
     fn prepare(&self, entered: &Entered<'_>, until: Instant) -> Result<(), Failure> {
         // Two processes that open a new file at once: SQLite refuses one of them without asking the handler.
+        let mut tries = 0;
         while let Err(failure) = execute(entered, c"PRAGMA journal_mode = WAL") {
             if failure.primary() != ffi::SQLITE_BUSY || Instant::now() >= until {
                 return Err(failure);
             }
-            std::thread::sleep(BUSY_STEP);
+            backoff::sleep(&mut tries);
         }
         execute(
             entered,
@@ -167,13 +167,13 @@ pub fn read_schema(entered: &Entered<'_>) -> c_int {
     }
 }
 
-unsafe extern "C" fn on_busy(until: *mut c_void, _tries: c_int) -> c_int {
+unsafe extern "C" fn on_busy(until: *mut c_void, tries: c_int) -> c_int {
     // SAFETY: points to the time that `open` keeps until the handler is taken off.
     let until = unsafe { *until.cast::<Instant>() };
     if Instant::now() >= until {
         return 0;
     }
-    std::thread::sleep(BUSY_STEP);
+    std::thread::sleep(backoff::pause(tries.unsigned_abs()));
     1
 }
 

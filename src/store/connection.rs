@@ -8,12 +8,11 @@ use rusqlite::OpenFlags;
 
 use super::Error;
 use super::log_head::{self, LogHead};
+use crate::support::backoff;
 use crate::support::runtime::pid;
 
 /// How long a statement waits for another process before it fails with "database is locked".
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Waits in steps of this length. SQLite's own handler sleeps up to 100 ms, and so starves beside a busy writer.
-const BUSY_STEP: Duration = Duration::from_millis(1);
 /// Prepared statements kept per connection; more than the engine has.
 const STATEMENTS: usize = 64;
 /// How long a checkpoint waits for readers.
@@ -157,8 +156,9 @@ impl Drop for Connection {
 }
 
 fn wait_for_lock(tries: i32) -> bool {
-    std::thread::sleep(BUSY_STEP);
-    (tries as u128) * BUSY_STEP.as_millis() < BUSY_TIMEOUT.as_millis()
+    let tries = tries.unsigned_abs();
+    std::thread::sleep(backoff::pause(tries));
+    backoff::waited(tries) < BUSY_TIMEOUT
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {

@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use super::turns;
 use crate::py::hang::{Hang, may_unwind};
 use crate::sqlite::{Entered, raw};
-use crate::support::clock;
+use crate::support::{backoff, clock};
 
 /// A step that has run for so long lets go, in nanoseconds.
 const DETACH_FROM: u64 = 1_000_000;
@@ -27,8 +27,6 @@ const DETACH_FROM: u64 = 1_000_000;
 const PATIENCE: u64 = 5_000_000;
 /// Virtual machine instructions between looks at the clock: some tens of microseconds.
 pub const TICK: c_int = 2_000;
-/// The busy handler sleeps in steps of this length; SQLite's own goes up to 100 ms and starves beside a busy writer.
-const BUSY_STEP: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy)]
 enum State {
@@ -246,9 +244,10 @@ unsafe extern "C" fn on_tick(_: *mut c_void) -> c_int {
 
 unsafe extern "C" fn on_busy(millis: *mut c_void, tries: c_int) -> c_int {
     release();
-    if tries as u128 * BUSY_STEP.as_millis() >= millis as u128 {
+    let tries = tries.unsigned_abs();
+    if backoff::waited(tries).as_millis() >= millis as u128 {
         return 0;
     }
-    std::thread::sleep(BUSY_STEP);
+    std::thread::sleep(backoff::pause(tries));
     1
 }

@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::ffi::c_int;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
@@ -19,10 +18,7 @@ use crate::py::hang;
 use crate::py::lookup::thread_ident;
 use crate::sqlite::lane::{Access, Actor, Claim, Enqueued, Holder, Lane, LaneError, Refused, Ticket};
 use crate::sqlite::{Entered, Failure, raw};
-use crate::support::clock;
-
-/// Between attempts to write while another process does, for a transaction that has read: SQLite does not wait then.
-const BUSY_STEP: Duration = Duration::from_millis(1);
+use crate::support::{backoff, clock};
 
 thread_local! {
     /// The task for which this background thread works. It is not to be blocked: the task awaits its turn.
@@ -186,13 +182,14 @@ unsafe fn insist(entered: &Entered<'_>, statement: *mut raw::sqlite3_stmt, code:
 pub struct Patience {
     deadline: u64,
     interrupts: u32,
+    tries: u32,
 }
 
 impl Patience {
     pub fn begin(entered: &Entered<'_>) -> Self {
         let seat = entered.db().seat();
         let deadline = clock::now().saturating_add(seat.timeout().as_nanos() as u64);
-        Self { deadline, interrupts: seat.interrupts() }
+        Self { deadline, interrupts: seat.interrupts(), tries: 0 }
     }
 
     /// Waits a little; false if that is of no use, or not any more.
@@ -202,7 +199,7 @@ impl Patience {
             return false;
         }
         gil::release();
-        std::thread::sleep(BUSY_STEP);
+        backoff::sleep(&mut self.tries);
         true
     }
 }

@@ -4,17 +4,13 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use rusqlite::ffi;
 
 use super::request::{Durability, Request, WriteError, Written};
 use super::statement::{self, Cache};
 use crate::sqlite::{Db, Entered, Failure};
-
-/// How often another process is asked whether it has finished. SQLite's own handler waits up to 100 ms between two tries,
-/// and so starves beside a busy writer.
-const BUSY_STEP: Duration = Duration::from_millis(1);
+use crate::support::backoff;
 
 /// Pages in the log from which on it is copied into the file, and how many more make it worth trying again while readers
 /// keep it from being emptied.
@@ -213,6 +209,7 @@ impl Writer {
         step: Step,
         give_up: &mut dyn FnMut(Failure) -> Option<WriteError>,
     ) -> Result<(), WriteError> {
+        let mut tries = 0;
         loop {
             match self.step(db, entered, step) {
                 Ok(()) => return Ok(()),
@@ -220,7 +217,7 @@ impl Writer {
                     if let Some(error) = give_up(failure) {
                         return Err(error);
                     }
-                    std::thread::sleep(BUSY_STEP);
+                    backoff::sleep(&mut tries);
                 }
                 Err(failure) => return Err(failure.into()),
             }
