@@ -91,8 +91,8 @@ class Bench(contextlib.ExitStack):
 
     # ---- pools ----
 
-    def pool(self, size: int = 4, path: str | None = None) -> sqlite.ConnectionPool:
-        pool = sqlite.ConnectionPool(path or self.file(), min_size=size, max_size=size)
+    def pool(self, size: int = 4, path: str | None = None, **options: Any) -> sqlite.ConnectionPool:
+        pool = sqlite.ConnectionPool(path or self.file(), min_size=size, max_size=size, **options)
         self.callback(pool.close_all)
         return pool
 

@@ -1,7 +1,8 @@
 """Eight writers and four readers on one WAL file: commits a second, reads meanwhile, and who was told "locked".
 
 Every write is one row and one commit, every read one row by its key; all go on as fast as they can. Afterwards the
-rows are counted: a commit that was acknowledged and is not there ends the run.
+rows are counted: a commit that was acknowledged and is not there ends the run. All sides commit alike: with
+``synchronous=NORMAL`` (what survives a killed process), and again with FULL (what survives a power loss too).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ INSERT = "INSERT INTO log (writer, note) VALUES (?, 'written')"
 LOOKUP = "SELECT * FROM item WHERE id = ?"
 COUNT = "SELECT count(*) FROM log"
 GROUPED = "upshift pool.write"
+FULL = "PRAGMA synchronous = FULL"
 
 Work = Callable[[int], Any]
 
@@ -47,8 +49,8 @@ class Side:
     count: Callable[[], int]
 
 
-def _pooled(bench: Bench, grouped: bool) -> Side:
-    pool = bench.pool(WRITERS + READERS)
+def _pooled(bench: Bench, grouped: bool, durability: str = "process") -> Side:
+    pool = bench.pool(WRITERS + READERS, durability=durability)
 
     def write(number: int) -> None:
         with pool.connection() as connection:
@@ -68,12 +70,14 @@ def _pooled(bench: Bench, grouped: bool) -> Side:
     return Side(lambda: write_grouped if grouped else write, lambda: read, count)
 
 
-def _each(bench: Bench, connect: Callable[[str], Any]) -> Side:
+def _each(bench: Bench, connect: Callable[[str], Any], setting: str | None = None) -> Side:
     """A connection for each thread, with a busy timeout of five seconds: the default of sqlite3."""
     path = bench.file()
 
     def writer() -> Work:
         connection = connect(path)
+        if setting is not None:
+            connection.execute(setting)
         return lambda number: connection.execute(INSERT, (number,))
 
     def reader() -> Work:
@@ -138,6 +142,22 @@ def _run(side: Side, seconds: float) -> Outcome:
     return Outcome(commits / taken, reads / taken, sum(locked))
 
 
+def _compete(effort: Effort, contenders: dict[str, Callable[[Bench], Side]]) -> dict[str, list[Outcome]]:
+    """Runs each in turn, beginning with another one in each round."""
+    found: dict[str, list[Outcome]] = {name: [] for name in contenders}
+    names = list(contenders)
+    for number in range(effort.rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            with Bench() as bench:
+                found[name].append(_run(contenders[name](bench), 2 * effort.scale))
+    return found
+
+
+def _line(path: str, kind: str, budget: Budget | None, found: dict[str, list[Outcome]]) -> Row:
+    numbers = {name: [getattr(outcome, kind) for outcome in each] for name, each in found.items()}
+    return row(f"sqlite: 8 writers + 4 readers, {path}", numbers, unit="k/s", rising=True, budget=budget)
+
+
 def _measure(effort: Effort) -> list[Row]:
     contenders: dict[str, Callable[[Bench], Side]] = {
         OURS: lambda bench: _pooled(bench, grouped=False),
@@ -146,36 +166,41 @@ def _measure(effort: Effort) -> list[Row]:
         "apsw, a connection a thread": lambda bench: _each(bench, bench.apsw),
         "SQLAlchemy pool": _alchemy,
     }
-    found: dict[str, list[Outcome]] = {name: [] for name in contenders}
-    names = list(contenders)
-    for number in range(effort.rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            with Bench() as bench:
-                found[name].append(_run(contenders[name](bench), 2 * effort.scale))
+    found = _compete(effort, contenders)
+    grouped = {**found, OURS: found[GROUPED]}
+    del grouped[GROUPED], found[GROUPED]
 
-    grouped = found.pop(GROUPED)
-
-    def line(path: str, kind: str, budget: Budget | None, ours: list[Outcome]) -> Row:
-        outcomes = {**found, OURS: ours}
-        numbers = {name: [getattr(outcome, kind) for outcome in each] for name, each in outcomes.items()}
-        return row(f"sqlite: 8 writers + 4 readers, {path}", numbers, unit="k/s", rising=True, budget=budget)
-
-    def locked() -> Row:
-        times = {name: [float(outcome.locked) for outcome in each] for name, each in found.items()}
-        times[OURS] = [one + other.locked for one, other in zip(times[OURS], grouped)]
-        others = [name for name in times if name != OURS]
-        path = "sqlite: 8 writers + 4 readers, told 'database is locked'"
-        return row(path, times, unit="times", floors=others, budget=Budget(0, "value <="))
-
+    times = {name: [float(outcome.locked) for outcome in each] for name, each in found.items()}
+    times[OURS] = [one + other.locked for one, other in zip(times[OURS], grouped[OURS])]
+    others = [name for name in times if name != OURS]
+    locked = "sqlite: 8 writers + 4 readers, told 'database is locked'"
     three = Budget(3, "ratio >=")
     return [
-        line("commits, one by one in the lane", "commits", three, found[OURS]),
-        line("reads meanwhile", "reads", None, found[OURS]),
-        line("commits, pool.write", "commits", three, grouped),
-        line("reads meanwhile, pool.write", "reads", None, grouped),
-        locked(),
+        _line("commits, one by one in the lane", "commits", three, found),
+        _line("reads meanwhile", "reads", None, found),
+        _line("commits, pool.write", "commits", three, grouped),
+        _line("reads meanwhile, pool.write", "reads", None, grouped),
+        row(locked, times, unit="times", floors=others, budget=Budget(0, "value <=")),
+    ]
+
+
+def _measure_power(effort: Effort) -> list[Row]:
+    found = _compete(
+        effort,
+        {
+            OURS: lambda bench: _pooled(bench, grouped=True, durability="power"),
+            "sqlite3, a connection a thread": lambda bench: _each(bench, bench.sqlite3, FULL),
+            "apsw, a connection a thread": lambda bench: _each(bench, bench.apsw, FULL),
+        },
+    )
+    return [
+        _line("commits that survive a power loss, pool.write", "commits", Budget(3, "ratio >="), found),
+        _line("reads meanwhile, with such commits", "reads", None, found),
     ]
 
 
 def cases() -> list[Case]:
-    return [Case("sqlite: 8 writers + 4 readers", _measure)]
+    return [
+        Case("sqlite: 8 writers + 4 readers", _measure),
+        Case("sqlite: 8 writers + 4 readers, power loss", _measure_power),
+    ]
