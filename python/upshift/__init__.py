@@ -1,8 +1,13 @@
 """upshift: native parts for Python systems that have to scale, under the names they already import.
 
-The public names are imported on first use: the import hook, the command line and the pytest plugin live in this package
-as well, and run in processes that may never need the native module. (PYTEST_DONT_REWRITE)
+`ResultCache`, `get_cache()` and `CachedFunction` are the result cache, `sqlite`, `ConnectionPool` and `get_pool()` are
+SQLite; `upshift.compat` serves both under the import paths of other systems.
+
+PYTEST_DONT_REWRITE
 """
+
+# The names are imported on first use: the import hook, the command line and the pytest plugin live in this package as
+# well, and run in processes that may never need the native module.
 
 __all__ = [
     "CachedFunction",

@@ -43,10 +43,13 @@ class SingleFlightTimeout(UpshiftError, TimeoutError):
 
 
 class WriteLaneError(UpshiftError, OperationalError):
-    """A statement did not get its turn to write. The message says who has it, and since when."""
+    """A statement did not get its turn to write. The message says who has it, and since when.
 
-    #: Who has the write lane: `connection`, `thread`, `statement`, `since` (seconds since the epoch). None if it was
-    #: given back at the same moment.
+    Attributes:
+        holder: Who has the write lane, a dict of `connection`, `thread`, `statement` and `since` (seconds since the
+            epoch). None if it was given back at the same moment.
+    """
+
     holder: dict[str, Any] | None = None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 import upshift
 from upshift import CachedFunction, ResultCache, get_cache
 from upshift.exceptions import SingleFlightTimeout, UpshiftError
+from upshift.sqlite import Connection, ConnectionPool, Cursor, PooledConnection, Row, WriteResult
 from upshift.testing import travel
 
 if TYPE_CHECKING:
@@ -223,6 +224,53 @@ def bound() -> None:
     assert prices("abc") == 3
 
 
+class Columns:
+    """What speaks Arrow: a data frame, a table."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._stream.__arrow_c_stream__(requested_schema)
+
+
+def pooled(wrapper: PooledConnection) -> None:
+    """A borrowed connection has what the connection behind it has."""
+    insert = "INSERT INTO t VALUES (?)"
+    assert_type(wrapper.execute("CREATE TABLE IF NOT EXISTS t (x)"), Cursor)
+    assert_type(wrapper.executemany(insert, [(1,), (2,)]).rowcount, int)
+    wrapper.executemany("INSERT INTO t VALUES (:x)", ({"x": number} for number in range(2)))
+    wrapper.executemany(insert, Columns(wrapper.execute("SELECT 1")))
+    assert_type(wrapper.in_transaction, bool)
+    wrapper.row_factory = Row
+    wrapper.create_function("twice", 1, lambda value: value * 2)
+    assert_type(wrapper.conn, Connection)
+    wrapper.executescript("DELETE FROM t")
+
+
+def pools(folder: Path) -> None:
+    with ConnectionPool(folder / "pool.db", 1, 3, check_interval=timedelta(seconds=30)) as pool:
+        borrowed = pool.acquire(timeout=1)
+        assert_type(borrowed, Optional[PooledConnection])
+        pool.release(borrowed)
+        pool.release(None)
+        with pool.connection() as wrapper:
+            pooled(wrapper)
+        assert_type(pool.write("INSERT INTO t VALUES (?)", (1,)), WriteResult)
+        assert_type(len(pool.scan("SELECT x FROM t", partitions=1)), int)
+        assert_type(len(pool.scan("SELECT x FROM t WHERE x = ?", partitions=[(1,), [2]])), int)
+
+        async def main() -> None:
+            async with pool.aconnection() as connection:
+                await connection.executemany("INSERT INTO t VALUES (?)", Columns(connection.conn.execute("SELECT 1")))
+                await connection.executemany("INSERT INTO t VALUES (:x)", [{"x": 1}])
+                async for row in await connection.execute("SELECT x FROM t"):
+                    assert row["x"] == 1
+            assert_type(await pool.awrite("DELETE FROM t"), WriteResult)
+
+        asyncio.run(main())
+
+
 def errors() -> None:
     try:
         raise SingleFlightTimeout("late")
@@ -238,6 +286,8 @@ def main() -> None:
         functions(each)
         passed_on(each)
         coroutines(each)
+    with tempfile.TemporaryDirectory() as folder:
+        pools(Path(folder))
     bound()
     errors()
     travel(0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import upshift
-from upshift import CachedFunction, ResultCache
+from upshift import CachedFunction, ConnectionPool, ResultCache
 
 cache = ResultCache(policy="lur")  # E: arg-type
 ResultCache(max_sise=3)  # E: call-arg
@@ -78,3 +78,22 @@ Service().price(1)  # E: arg-type
 Service().price("a", "b")  # E: call-arg
 Service().price.invalidate(Service(), "a")  # E: call-arg
 Service.price("a")  # E: call-arg
+
+
+pool = ConnectionPool("pool.db", min_sise=1)  # E: call-arg
+pool.scan("SELECT x FROM t", partitions="2")  # E: arg-type
+pool.scan("SELECT x FROM t", partitions=["12", "3"])  # E: list-item
+pool.release(1)  # E: arg-type
+pool.write("DELETE FROM t", durability="disk")  # E: arg-type
+with pool.connection() as connection:
+    connection.nosuch()  # E: attr-defined
+    connection.row_factory = 3  # E: assignment
+    connection.executemany("INSERT INTO t VALUES (:a)", {"a": 1})  # E: arg-type
+    connection.conn.executemany("INSERT INTO t VALUES (:a)", {"a": 1})  # E: arg-type
+    connection.cursor().executemany("INSERT INTO t VALUES (?)", "abc")  # E: arg-type
+
+
+async def coroutine() -> None:
+    async with pool.aconnection() as connection:
+        await connection.executemany("INSERT INTO t VALUES (:a)", {"a": 1})  # E: arg-type
+    pool.awrite("DELETE FROM t")  # E: unused-coroutine

@@ -76,7 +76,7 @@ for _class in (
 ):
     setattr(Connection, _class.__name__, _class)
 del _class
-Connection.iterdump = _iterdump  # type: ignore[method-assign]
+Connection.iterdump = _iterdump  # type: ignore[assignment, method-assign]
 
 if sys.version_info < (3, 12):
     from sqlite3 import enable_shared_cache as enable_shared_cache
@@ -111,9 +111,10 @@ from upshift.sqlite import dbapi2 as dbapi2  # noqa: E402
 
 
 def _public() -> list[str]:
-    """Everything here, other modules aside."""
+    """Everything here, other modules and what is only for type checkers aside."""
     named = {name for name, value in globals().items() if not isinstance(value, _types.ModuleType)}
-    return sorted(name for name in named | {"dbapi2"} if not name.startswith("_") and name != "annotations")
+    named = (named | {"dbapi2"}) - {"Final", "TYPE_CHECKING", "annotations"}
+    return sorted(name for name in named if not name.startswith("_"))
 
 
 # Type checkers see the names themselves.

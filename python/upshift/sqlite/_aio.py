@@ -11,13 +11,13 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from upshift import _native
 
 if TYPE_CHECKING:
-    from upshift._native import Connection, Cursor
+    from upshift._native import Connection, Cursor, _ManyParameters
 
 #: Rows that are fetched together with the first one; taking them needs no other thread.
 PREFETCH = 64
@@ -161,22 +161,27 @@ class AsyncCursor:
 
     @property
     def connection(self) -> AsyncConnection:
+        """The connection it belongs to."""
         return self._connection
 
     @property
     def description(self) -> Any:
+        """Of each column its name and six times None; None after a statement that returns no columns."""
         return self._cursor.description
 
     @property
     def rowcount(self) -> int:
+        """Rows that the last INSERT, UPDATE, DELETE or REPLACE changed, once it has ended; -1 for other statements."""
         return self._cursor.rowcount
 
     @property
     def lastrowid(self) -> int | None:
+        """Rowid of the last row that `execute()` inserted; None before the first."""
         return self._cursor.lastrowid
 
     @property
     def arraysize(self) -> int:
+        """How many rows `fetchmany()` returns by default; 1 at first. May be assigned."""
         return self._cursor.arraysize
 
     @arraysize.setter
@@ -185,6 +190,7 @@ class AsyncCursor:
 
     @property
     def row_factory(self) -> Any:
+        """What a row becomes: None for tuples, `Row`, or a callable of cursor and tuple. May be assigned."""
         return self._cursor.row_factory
 
     @row_factory.setter
@@ -192,7 +198,14 @@ class AsyncCursor:
         self._cursor.row_factory = factory
 
     async def execute(self, sql: str, parameters: Parameters = (), /) -> AsyncCursor:
-        """Run one statement; the first rows of its result are fetched by the way."""
+        """Run one statement; returns the cursor itself. The first rows of its result are fetched by the way.
+
+        Args:
+            sql: One statement.
+            parameters: A sequence for `?`, or a mapping for `:name`.
+
+        Raises what `Cursor.execute` raises. Cancelled, the statement is interrupted.
+        """
         cursor = self._cursor
 
         def call() -> list[Any]:
@@ -202,8 +215,14 @@ class AsyncCursor:
         await self._start(call)
         return self
 
-    async def executemany(self, sql: str, seq_of_parameters: Iterable[Parameters], /) -> AsyncCursor:
-        """Run one statement for each set of parameters, in one go. An iterator is advanced by a background thread."""
+    async def executemany(self, sql: str, seq_of_parameters: _ManyParameters, /) -> AsyncCursor:
+        """Run one statement for each set of parameters, in one go; returns the cursor itself.
+
+        Args:
+            sql: An INSERT, UPDATE, DELETE or REPLACE.
+            seq_of_parameters: An iterable of sequences or mappings, which a background thread advances, or columns, as
+                `Cursor.executemany` takes them.
+        """
 
         def call() -> list[Any]:
             self._cursor.executemany(sql, seq_of_parameters)
@@ -213,7 +232,7 @@ class AsyncCursor:
         return self
 
     async def executescript(self, sql_script: str, /) -> AsyncCursor:
-        """Run all statements of a text, after committing an open transaction."""
+        """Run all statements of a text, after committing an open transaction; returns the cursor itself."""
 
         def call() -> list[Any]:
             self._cursor.executescript(sql_script)
@@ -243,7 +262,7 @@ class AsyncCursor:
         return self._rows.popleft() if self._rows else None
 
     async def fetchmany(self, size: int | None = None) -> list[Any]:
-        """Up to `size` rows, by default `arraysize`."""
+        """Up to `size` rows, by default `arraysize`; all that are left if that is 0 or less."""
         size = self.arraysize if size is None else size
         if size <= 0:
             return await self.fetchall()
@@ -281,9 +300,11 @@ class AsyncCursor:
         await self._connection._run(self._cursor.close)
 
     async def __aenter__(self) -> AsyncCursor:
+        """The cursor itself; leaving the block closes it."""
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
+        """Closes the cursor, after an exception as well."""
         await self.close()
 
 
@@ -305,14 +326,17 @@ class AsyncConnection:
 
     @property
     def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
         return self._check().in_transaction
 
     @property
     def total_changes(self) -> int:
+        """Number of rows changed since the connection was opened, by its earlier borrowers as well."""
         return self._check().total_changes
 
     @property
     def row_factory(self) -> Any:
+        """What rows of later cursors become: None for tuples, `Row`, or a callable of cursor and tuple; may be set."""
         return self._check().row_factory
 
     @row_factory.setter
@@ -324,15 +348,32 @@ class AsyncConnection:
         return AsyncCursor(self, self._check().cursor())
 
     async def execute(self, sql: str, parameters: Parameters = (), /) -> AsyncCursor:
-        """Run one statement on a cursor of its own."""
+        """Run one statement on a new cursor, which is returned. It is a transaction of its own unless one was begun.
+
+        Args:
+            sql: One statement.
+            parameters: A sequence for `?`, or a mapping for `:name`.
+
+        Raises:
+            ProgrammingError: The connection was given back, or `Connection.execute` raises it.
+            WriteLaneTimeout: The turn to write did not come within the busy timeout of 30 s; no thread waits for it.
+
+        Cancelled, the statement is interrupted.
+        """
         return await self.cursor().execute(sql, parameters)
 
-    async def executemany(self, sql: str, seq_of_parameters: Iterable[Parameters], /) -> AsyncCursor:
-        """Run one statement for each set of parameters."""
+    async def executemany(self, sql: str, seq_of_parameters: _ManyParameters, /) -> AsyncCursor:
+        """Run one statement for each set of parameters on a new cursor, which is returned.
+
+        Args:
+            sql: An INSERT, UPDATE, DELETE or REPLACE.
+            seq_of_parameters: An iterable of sequences or mappings, which a background thread advances, or columns, as
+                `Connection.executemany` takes them.
+        """
         return await self.cursor().executemany(sql, seq_of_parameters)
 
     async def executescript(self, sql_script: str, /) -> AsyncCursor:
-        """Run all statements of a text."""
+        """Run all statements of a text on a new cursor, which is returned, after committing an open transaction."""
         return await self.cursor().executescript(sql_script)
 
     async def commit(self) -> None:

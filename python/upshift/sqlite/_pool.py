@@ -93,9 +93,11 @@ class AvailableView:
         self._pool = pool
 
     def qsize(self) -> int:
+        """Number of idle connections."""
         return self._pool._sizes()[0]
 
     def empty(self) -> bool:
+        """Whether no connection is idle; `acquire()` may still open one."""
         return self.qsize() == 0
 
     __len__ = qsize
@@ -176,6 +178,7 @@ class AsyncBorrowing:
         self._connection: AsyncConnection | None = None
 
     async def __aenter__(self) -> AsyncConnection:
+        """Borrows; waits as long as `timeout` allows."""
         from upshift.sqlite._aio import AsyncConnection
 
         pool, self._pool = self._pool, None
@@ -186,6 +189,7 @@ class AsyncBorrowing:
         return self._connection
 
     async def __aexit__(self, exc_type: object, *_exception: object) -> None:
+        """Commits, or rolls back after an exception, and gives the connection back."""
         wrapper, connection = self._wrapper, self._connection
         self._wrapper = self._connection = None
         if wrapper is None or connection is None:
@@ -249,6 +253,9 @@ def aconnection(self: ConnectionPool, timeout: float | timedelta | None = 10.0) 
     Args:
         timeout: Seconds to wait (int, float or timedelta); None = without limit.
 
+    Returns:
+        What `async with` takes, once; it yields an `AsyncConnection`.
+
     Raises (when the block is entered):
         TimeoutError: No connection became free in time; chained to what opening one failed with.
         ProgrammingError: The pool is closed.
@@ -267,10 +274,12 @@ def holders(self: ConnectionPool) -> list[dict[str, Any]]:
 
 
 def _enter(self: ConnectionPool) -> ConnectionPool:
+    """The pool itself; leaving the block closes it."""
     return self
 
 
 def _exit(self: ConnectionPool, *_exception: object) -> None:
+    """Calls `close_all()`, after an exception as well."""
     self.close_all()
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from upshift._native import ConnectionPool, ScanResult, sqlite_scan
 
 if TYPE_CHECKING:
-    from upshift._native import _Parameters
+    from upshift._native import _Parameters, _ParameterSet
 
 
 def scan(
     self: ConnectionPool,
     sql: str,
     parameters: _Parameters = (),
-    partitions: int | Sequence[_Parameters] | None = None,
+    partitions: int | Sequence[_ParameterSet] | None = None,
     *,
     timeout: float | timedelta | None = 10.0,
 ) -> ScanResult:
@@ -33,7 +33,7 @@ def scan(
         parameters: Its parameters; none if `partitions` is a list.
         partitions: How many connections read at once (default: one for each processor), or a list of parameters. As
             many of the pool's connections are used as are free, but at least one.
-        timeout: Seconds to wait for the first connection.
+        timeout: Seconds to wait for the first connection (int, float or timedelta); None = without limit.
 
     Returns:
         The rows: `result.numpy()` for arrays, an Arrow stream for `pyarrow.table(result)` and others, `len(result)`.
@@ -41,6 +41,9 @@ def scan(
     Raises:
         TimeoutError: No connection became free in time.
         ValueError: The query cannot be split; the message says why.
+        ProgrammingError: The pool is closed, or parameters do not fit.
+
+    Blocks until all is read, with the GIL released. In a coroutine: `await asyncio.to_thread(pool.scan, …)`.
     """
     sets: list[Any] | None = None
     if partitions is None:

@@ -39,6 +39,22 @@ async def awrite(
     """`write()` for coroutines: awaits the commit; no thread waits, and the event loop goes on.
 
     Cancelled before its turn, the write is taken back; cancelled later, it may have been written.
+
+    Args:
+        sql: An INSERT, UPDATE, DELETE or any other single statement, but none that manages transactions.
+        parameters: Values in order, or a mapping of names.
+        durability: What the write survives once this returns: "process" a killed process, "power" also a power loss;
+            None = as the pool was told.
+        timeout: Seconds to wait for a turn to write (int, float or timedelta); None = without limit.
+
+    Returns:
+        A `WriteResult` with `rowcount`, `lastrowid` and `rows` (of RETURNING).
+
+    Raises:
+        IntegrityError, OperationalError …: As `execute` would; the others in the group are not affected.
+        WriteLaneTimeout: The turn did not come.
+        WriteLaneDeadlock: The task itself has a transaction open through another connection.
+        ProgrammingError: The pool is closed, or the statement or its parameters have no place here.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[WriteResult] = loop.create_future()

@@ -8,4 +8,5 @@ from upshift.sqlite import *  # noqa: F403
 if not TYPE_CHECKING:
     __getattr__ = _sqlite.__getattr__
 
-globals()["__all__"] = [name for name in globals() if not name.startswith("_") and name != "TYPE_CHECKING"]
+_HIDDEN = ("Final", "TYPE_CHECKING", "annotations")
+globals()["__all__"] = [name for name in globals() if not name.startswith("_") and name not in _HIDDEN]

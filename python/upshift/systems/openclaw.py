@@ -64,7 +64,9 @@ def result_cache_main() -> None:
             logger.info("after five more entries: %s", cache.get_stats())
 
 
-def get_pool(db_path: str | os.PathLike[str], min_size: int = 2, max_size: int = 10) -> ConnectionPool:
+def get_pool(
+    db_path: str | bytes | os.PathLike[str] | os.PathLike[bytes], min_size: int = 2, max_size: int = 10
+) -> ConnectionPool:
     """The process-wide pool of a database; the sizes count on the first call for it only.
 
     Args:
@@ -75,6 +77,10 @@ def get_pool(db_path: str | os.PathLike[str], min_size: int = 2, max_size: int =
 
     Returns:
         The same `ConnectionPool` on every call, a fresh one after it was closed. Safe to call from any thread.
+
+    Raises:
+        ValueError: A size is out of range, or `min_size` exceeds `max_size`; on the first call only.
+        TypeError: An argument is of another kind.
     """
     name = os.fsdecode(db_path)
     key = name if name == ":memory:" else os.path.realpath(name)

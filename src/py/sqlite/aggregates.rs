@@ -22,7 +22,13 @@ const CREATE_AGGREGATE: Method<3> =
 
 #[pymethods]
 impl Connection {
-    /// Creates a new aggregate. `aggregate_class=None` removes it.
+    /// Make a Python class an aggregate function of the connection's SQL.
+    ///
+    /// Args:
+    ///     name: Its name in SQL.
+    ///     n_arg: Number of parameters; -1 = any.
+    ///     aggregate_class: Called for each group; `step(*values)` for each row, `finalize()` returns the result. None
+    ///         removes the function.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self, /, name, n_arg, aggregate_class)")]
     fn create_aggregate(
         slf: &Bound<'_, Self>,
@@ -52,7 +58,13 @@ impl Connection {
         })
     }
 
-    /// Creates or redefines an aggregate window function. `aggregate_class=None` removes it.
+    /// Make a Python class a window function of the connection's SQL.
+    ///
+    /// Args:
+    ///     name: Its name in SQL.
+    ///     num_params: Number of parameters; -1 = any.
+    ///     aggregate_class: Called for each partition; `step(*values)` adds a row, `inverse(*values)` takes one out,
+    ///         `value()` returns the current result, `finalize()` the last. None removes the function.
     #[pyo3(signature = (name, num_params, aggregate_class, /))]
     fn create_window_function(
         slf: &Bound<'_, Self>,

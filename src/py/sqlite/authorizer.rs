@@ -19,7 +19,12 @@ const SET_AUTHORIZER: Method<1> =
 
 #[pymethods]
 impl Connection {
-    /// Set authorizer callback. None removes it.
+    /// Have a function decide what statements may do.
+    ///
+    /// Args:
+    ///     authorizer_callback: Called while a statement is compiled, with an action code (`SQLITE_READ` and others), two
+    ///         values that depend on it, the name of the database and that of the view or trigger. Returns `SQLITE_OK`,
+    ///         `SQLITE_IGNORE` or `SQLITE_DENY`; that, and an exception, is `DatabaseError`. None removes it.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self, /, authorizer_callback)")]
     fn set_authorizer(
         slf: &Bound<'_, Self>,

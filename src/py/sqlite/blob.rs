@@ -20,7 +20,8 @@ use crate::support::sync::AttachedCell;
 /// From so many bytes on, copying lets go of the interpreter lock.
 const DETACH_FROM: usize = 1 << 16;
 
-/// A BLOB of one row, read and written in place. Its size cannot change.
+/// A BLOB of one row, read and written in place, also by index and slice. Its size cannot change. Made by
+/// `Connection.blobopen()`.
 #[pyclass(frozen, mapping, weakref, module = "upshift.sqlite")]
 pub struct Blob {
     state: AttachedCell<State>,
@@ -204,12 +205,14 @@ impl Blob {
         done.map_err(|failure| errors::of_failure(py, &failure))
     }
 
+    /// The BLOB itself; leaving the block closes it.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         slf.get().length(slf.py())?;
         Ok(slf.clone())
     }
 
     #[pyo3(signature = (r#type, val, tb, /))]
+    /// Closes the BLOB, after an exception as well.
     fn __exit__(&self, r#type: &Bound<'_, PyAny>, val: &Bound<'_, PyAny>, tb: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = r#type.py();
         let _ = (val, tb);

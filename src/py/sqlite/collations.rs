@@ -17,7 +17,11 @@ use crate::sqlite::raw;
 
 #[pymethods]
 impl Connection {
-    /// Creates a collation function. `callback=None` removes it.
+    /// Make a Python function an order of texts: `COLLATE name`.
+    ///
+    /// Args:
+    ///     name: Its name in SQL.
+    ///     callback: Gets two str, returns a negative number, 0 or a positive one; None removes it.
     #[pyo3(signature = (name, callback, /))]
     fn create_collation(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>, callback: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();

@@ -290,6 +290,14 @@ impl Cursor {
     ///     text: `"object"`, or `"fixed"` for fixed-width arrays (dtype `U`) of text columns.
     ///     nulls: What NULL is among numbers: `"masked"` makes a masked array of a column that has some, `"nan"` makes
     ///         it float64 with NaN. Among objects it is None. Fixed-width text with NULLs is a masked array.
+    ///
+    /// `text_factory` makes the objects of texts, as far as `text` is `"object"`. Converters (`detect_types`) and
+    /// `row_factory` have no say. Reads with the GIL released, but for the first rows and the making of objects.
+    ///
+    /// Raises:
+    ///     ProgrammingError: The last statement returns no columns, or cursor or connection cannot be used.
+    ///     ImportError: NumPy is not installed.
+    ///     ValueError: `size` is negative, `text` or `nulls` another word.
     #[pyo3(signature = (size = None, *, text = "object", nulls = "masked"))]
     fn fetchnumpy<'py>(
         slf: &Bound<'py, Self>,
@@ -319,6 +327,10 @@ impl Cursor {
     ///
     /// The rows belong to the iterator then, the cursor is free for another statement. The type of a column does not
     /// change from one batch to the next, but if values demand it.
+    ///
+    /// Args:
+    ///     size: Rows of a batch.
+    ///     text, nulls: As of `fetchnumpy()`, which tells the errors as well; `ValueError` also if `size` is not positive.
     #[pyo3(signature = (size = 65_536, *, text = "object", nulls = "masked"))]
     fn fetchnumpy_batches(slf: &Bound<'_, Self>, size: i64, text: &str, nulls: &str) -> PyResult<NumpyBatches> {
         let options = Options::of(slf, text, nulls)?;

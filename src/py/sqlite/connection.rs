@@ -25,7 +25,10 @@ use crate::sqlite::statements::Statements;
 use crate::sqlite::{Db, Entered, Failure, Open, raw};
 use crate::support::sync::AttachedCell;
 
-/// An SQLite database connection.
+/// A connection to an SQLite database. Made by `connect()`, which explains the arguments.
+///
+/// A `with` block commits, or rolls back after an exception, but does not close. With `check_same_thread=False` threads may
+/// share it; they wait for each other.
 #[pyclass(subclass, dict, weakref, frozen, module = "upshift.sqlite")]
 pub struct Connection {
     pub state: AttachedCell<State>,
@@ -238,17 +241,23 @@ fn warn_of_positions(py: Python<'_>, name: &str) -> PyResult<()> {
 ///
 /// Args:
 ///     database: Path (str, bytes, path-like), `":memory:"`, or a URI if `uri` is true.
-///     timeout: Seconds to wait for a lock of another connection before `OperationalError`.
+///     timeout: Seconds to wait for locks of others, on a WAL file also for the turn to write, before
+///         `OperationalError`; 0 or less = do not wait.
 ///     detect_types: `PARSE_DECLTYPES | PARSE_COLNAMES`: which columns converters are looked up for.
 ///     isolation_level: How transactions begin implicitly: `""`, `"DEFERRED"`, `"IMMEDIATE"`, `"EXCLUSIVE"`, None.
-///     check_same_thread: Only the thread that opened the connection may use it.
-///     factory: What to make: `Connection` or a subclass of it.
+///     check_same_thread: Only the thread that opened the connection may use it; others get `ProgrammingError`.
+///     factory: What to make: `Connection`, a subclass of it, or a function with these parameters.
 ///     cached_statements: Compiled statements kept for the next use of their text.
 ///     uri: `database` is a URI, `file:…?mode=ro`.
 ///     autocommit: True, False (PEP 249: a transaction is always open) or `LEGACY_TRANSACTION_CONTROL`, the default.
 ///
+/// Returns:
+///     What `factory` makes. `with connection:` commits, or rolls back after an exception, but does not close it.
+///
 /// Raises:
 ///     OperationalError: The database cannot be opened.
+///     TypeError: An argument is of another kind.
+///     ValueError: An unknown `isolation_level` or `autocommit`, a `timeout` that is no number, a path with a null byte.
 #[pyfunction]
 #[pyo3(
     signature = (*args, **kwargs),
@@ -350,7 +359,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Close the database connection. Any pending transaction is not committed implicitly.
+    /// Close the connection. An open transaction is rolled back. Further use raises `ProgrammingError`, another `close()`
+    /// does nothing.
+    ///
+    /// Raises:
+    ///     ProgrammingError: One of its statements is running, below a function that the statement called.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -370,8 +383,9 @@ impl Connection {
         close(py, slf, &db)
     }
 
-    /// Return a cursor for the connection.
-    #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=Cursor)")]
+    /// A new cursor. `factory` is called with the connection and returns a `Cursor` or an object of a subclass; without
+    /// it, a `Cursor` is made.
+    #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=...)")]
     pub fn cursor<'py>(slf: &Bound<'py, Self>, factory: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         slf.get().db(py)?;
@@ -404,7 +418,8 @@ impl Connection {
         Ok(Bound::new(py, Statement { _prepared: AttachedCell::new(prepared) })?.into_any())
     }
 
-    /// Abort any pending database operation. May be called from another thread.
+    /// End the running statement with `OperationalError`, in whichever thread it runs. For any thread. Without effect if
+    /// none is running.
     fn interrupt(&self, py: Python<'_>) -> PyResult<()> {
         let db = self.db_of_any_thread(py)?;
         db.interrupt();

@@ -20,7 +20,9 @@ use crate::py::lookup::thread_ident;
 use crate::sqlite::{Entered, raw};
 use crate::support::sync::AttachedCell;
 
-/// Runs statements of one connection and hands out their rows.
+/// Runs statements of one connection and hands out their rows: by iterating, or by the fetch methods.
+///
+/// A cursor has one result at a time. Threads may share it if they may share the connection; they wait for each other.
 #[pyclass(subclass, dict, weakref, frozen, module = "upshift.sqlite")]
 pub struct Cursor {
     pub state: AttachedCell<State>,
@@ -356,7 +358,7 @@ fn fetch<'py>(cursor: &Bound<'py, Cursor>, limit: usize) -> PyResult<Bound<'py, 
 #[pymethods]
 impl Cursor {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(signature = (*_args, **_kwargs), text_signature = "(connection, /)")]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self { state: AttachedCell::new(State::new(None, RowFactory::None)) }
     }
@@ -376,7 +378,7 @@ impl Cursor {
         connection.get().check_thread(py)
     }
 
-    /// Close the cursor.
+    /// Give the statement up. Further use raises `ProgrammingError`.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -403,7 +405,19 @@ impl Cursor {
         Ok(())
     }
 
-    /// Executes an SQL statement.
+    /// Run one statement; returns the cursor itself. Rows of the statement before are lost.
+    ///
+    /// Args:
+    ///     sql: One statement.
+    ///     parameters: A sequence for `?`, or a mapping for `:name`.
+    ///
+    /// Begins a transaction first if the statement is an INSERT, UPDATE, DELETE or REPLACE and none is open, unless
+    /// `isolation_level` is None or `autocommit` is set. Other threads run while it waits, takes long or writes to a file.
+    ///
+    /// Raises:
+    ///     ProgrammingError: Parameters do not fit, more than one statement, closed, or another thread's.
+    ///     OperationalError, IntegrityError …: As SQLite reports it; a turn to write that does not come within the
+    ///         connection's timeout is a `WriteLaneTimeout`.
     #[pyo3(signature = (sql, parameters = None, /))]
     fn execute<'py>(
         slf: Bound<'py, Self>,
@@ -414,7 +428,18 @@ impl Cursor {
         Ok(slf)
     }
 
-    /// Repeatedly executes an SQL statement.
+    /// Run one statement for each set of parameters; returns the cursor itself.
+    ///
+    /// Args:
+    ///     sql: An INSERT, UPDATE, DELETE or REPLACE; rows of RETURNING are dropped.
+    ///     seq_of_parameters: An iterable of sequences or mappings, or columns: a mapping of arrays, a structured array, a
+    ///         table of pyarrow, polars or pandas. `:name` takes the column of that name, `?` columns by position.
+    ///
+    /// `rowcount` is the sum. After an error an open transaction stays open, with the rows before it.
+    ///
+    /// Raises:
+    ///     ProgrammingError, TypeError, OverflowError: A value or its type cannot be stored, or the statement is no other.
+    ///     IntegrityError, OperationalError …: As `execute`.
     #[pyo3(signature = (sql, seq_of_parameters, /))]
     fn executemany<'py>(
         slf: Bound<'py, Self>,
@@ -425,19 +450,20 @@ impl Cursor {
         Ok(slf)
     }
 
-    /// Executes multiple SQL statements at once.
+    /// Run all statements of a text; returns the cursor itself. Rows are dropped. An open transaction is committed
+    /// first, unless `autocommit` is False.
     #[pyo3(signature = (sql_script, /))]
     fn executescript<'py>(slf: Bound<'py, Self>, sql_script: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         execute::executescript(&slf, sql_script)?;
         Ok(slf)
     }
 
-    /// Fetches one row from the resultset.
+    /// The next row, or None.
     fn fetchone<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
         next_row(slf)
     }
 
-    /// Fetches several rows from the resultset.
+    /// A list of the next `size` rows, by default `arraysize`; of all that are left if `size` is 0 or less.
     #[pyo3(signature = (size = None))]
     fn fetchmany<'py>(slf: &Bound<'py, Self>, size: Option<i32>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
@@ -447,7 +473,7 @@ impl Cursor {
         fetch(slf, limit)
     }
 
-    /// Fetches all rows from the resultset.
+    /// A list of all rows that are left.
     fn fetchall<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         fetch(slf, usize::MAX)
     }
@@ -472,26 +498,31 @@ impl Cursor {
         let _ = (size, column);
     }
 
+    /// The connection it belongs to.
     #[getter]
     fn connection(&self, py: Python<'_>) -> Option<Py<Connection>> {
         self.state.with(py, |state| state.connection.as_ref().map(|connection| connection.clone_ref(py)))
     }
 
+    /// Of each column its name and six times None; None after a statement that returns no columns.
     #[getter(description)]
     fn py_description(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyTuple>>> {
         Self::description(slf)
     }
 
+    /// Rowid of the last row that `execute()` inserted; None before the first.
     #[getter]
     fn lastrowid(&self, py: Python<'_>) -> Option<i64> {
         self.state.with(py, |state| state.lastrowid)
     }
 
+    /// Rows that the last INSERT, UPDATE, DELETE or REPLACE changed, once it has ended; -1 for other statements.
     #[getter]
     fn rowcount(&self, py: Python<'_>) -> i64 {
         self.state.with(py, |state| state.rowcount)
     }
 
+    /// How many rows `fetchmany()` returns by default; 1 at first.
     #[getter]
     fn arraysize(&self, py: Python<'_>) -> i32 {
         self.state.with(py, |state| state.arraysize)
@@ -502,6 +533,7 @@ impl Cursor {
         self.state.with(py, |state| state.arraysize = size);
     }
 
+    /// What a row becomes: None for tuples, `Row`, or a callable of cursor and tuple; at first the connection's.
     #[getter]
     fn row_factory(&self, py: Python<'_>) -> Py<PyAny> {
         let factory = self.state.with(py, |state| state.row_factory.clone_ref(py));

@@ -584,7 +584,19 @@ pub fn executescript(cursor: &Bound<'_, Cursor>, script: &Bound<'_, PyAny>) -> P
 
 #[pymethods]
 impl Connection {
-    /// Executes an SQL statement.
+    /// Run one statement on a new cursor, which is returned.
+    ///
+    /// Args:
+    ///     sql: One statement.
+    ///     parameters: A sequence for `?`, or a mapping for `:name`.
+    ///
+    /// Begins a transaction first if the statement is an INSERT, UPDATE, DELETE or REPLACE and none is open, unless
+    /// `isolation_level` is None or `autocommit` is set. Other threads run while it waits, takes long or writes to a file.
+    ///
+    /// Raises:
+    ///     ProgrammingError: Parameters do not fit, more than one statement, closed, or another thread's.
+    ///     OperationalError, IntegrityError …: As SQLite reports it; a turn to write that does not come within the
+    ///         connection's timeout is a `WriteLaneTimeout`.
     #[pyo3(signature = (sql, parameters = None, /))]
     fn execute<'py>(
         slf: &Bound<'py, Self>,
@@ -601,7 +613,18 @@ impl Connection {
         }
     }
 
-    /// Repeatedly executes an SQL statement.
+    /// Run one statement for each set of parameters, on a new cursor, which is returned.
+    ///
+    /// Args:
+    ///     sql: An INSERT, UPDATE, DELETE or REPLACE; rows of RETURNING are dropped.
+    ///     parameters: An iterable of sequences or mappings, or columns: a mapping of arrays, a structured array, a
+    ///         table of pyarrow, polars or pandas. `:name` takes the column of that name, `?` columns by position.
+    ///
+    /// `rowcount` is the sum. After an error an open transaction stays open, with the rows before it.
+    ///
+    /// Raises:
+    ///     ProgrammingError, TypeError, OverflowError: A value or its type cannot be stored, or the statement is no other.
+    ///     IntegrityError, OperationalError …: As `execute`.
     #[pyo3(signature = (sql, parameters, /))]
     fn executemany<'py>(
         slf: &Bound<'py, Self>,
@@ -615,7 +638,8 @@ impl Connection {
         on_own_cursor(slf, "executemany", (sql, parameters))
     }
 
-    /// Executes multiple SQL statements at once.
+    /// Run all statements of a text on a new cursor, which is returned. Rows are dropped. An open transaction is
+    /// committed first, unless `autocommit` is False.
     #[pyo3(signature = (sql_script, /))]
     fn executescript<'py>(slf: &Bound<'py, Self>, sql_script: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         on_own_cursor(slf, "executescript", (sql_script,))

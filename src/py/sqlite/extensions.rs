@@ -13,7 +13,7 @@ use crate::sqlite::raw;
 
 #[pymethods]
 impl Connection {
-    /// Enable dynamic loading of SQLite extension modules.
+    /// Let `load_extension()` and the SQL function of that name load libraries, or forbid it again, as at first.
     #[pyo3(signature = (enable, /))]
     fn enable_load_extension(slf: &Bound<'_, Self>, enable: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
@@ -26,7 +26,14 @@ impl Connection {
         if code == raw::SQLITE_OK { Ok(()) } else { Err(hooks::refused(py, "Error enabling load extension")) }
     }
 
-    /// Load SQLite extension module.
+    /// Load a library with an extension of SQLite, after `enable_load_extension(True)`.
+    ///
+    /// Args:
+    ///     name: Path of the library.
+    ///     entrypoint: Name of its function to call; by default SQLite derives it from the path.
+    ///
+    /// Raises:
+    ///     OperationalError: It cannot be loaded, or loading is not enabled.
     #[pyo3(signature = (name, /, *, entrypoint = None))]
     fn load_extension(
         slf: &Bound<'_, Self>,

@@ -22,7 +22,17 @@ const CREATE_FUNCTION: Method<3> = Method {
 
 #[pymethods]
 impl Connection {
-    /// Creates a new function. `func=None` removes it.
+    /// Make a Python function callable in the connection's SQL.
+    ///
+    /// Args:
+    ///     name: Its name in SQL.
+    ///     narg: Number of parameters; -1 = any.
+    ///     func: Gets the values, returns None, int, float, str or bytes; called in the thread that runs the statement.
+    ///         What it raises ends the statement with `OperationalError`. None removes the function.
+    ///     deterministic: Equal arguments give equal results: usable in indexes.
+    ///
+    /// Raises:
+    ///     OperationalError: SQLite refuses the name or the number.
     #[pyo3(
         signature = (*args, **kwargs),
         text_signature = "($self, /, name, narg, func, *, deterministic=False)"

@@ -52,9 +52,11 @@ impl Connection {
 
 #[pymethods]
 impl Connection {
-    /// Set connection run-time limits; returns the former one.
+    /// Set a limit of the connection; returns the former one.
     ///
-    /// A negative limit changes nothing. A limit above its hard upper bound is truncated to that bound.
+    /// Args:
+    ///     category: One of the `SQLITE_LIMIT_` codes; `ProgrammingError` for another.
+    ///     limit: The new one, cut to what the library allows; a negative number changes nothing.
     #[pyo3(signature = (category, limit, /))]
     fn setlimit(&self, py: Python<'_>, category: c_int, limit: c_int) -> PyResult<c_int> {
         let db = self.db(py)?;
@@ -67,13 +69,13 @@ impl Connection {
         Ok(former)
     }
 
-    /// Get connection run-time limits.
+    /// A limit of the connection; `category` is one of the `SQLITE_LIMIT_` codes, `ProgrammingError` for another.
     #[pyo3(signature = (category, /))]
     fn getlimit(&self, py: Python<'_>, category: c_int) -> PyResult<c_int> {
         self.setlimit(py, category, -1)
     }
 
-    /// Set a boolean connection configuration option, one of the `SQLITE_DBCONFIG_` codes.
+    /// Turn a switch of the connection on or off; `op` is one of the `SQLITE_DBCONFIG_` codes.
     #[pyo3(signature = (op, enable = None, /), text_signature = "($self, op, enable=True, /)")]
     fn setconfig(&self, py: Python<'_>, op: c_int, enable: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let enable = enable.map_or(Ok(true), |enable| enable.is_truthy())?;
@@ -83,7 +85,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Query a boolean connection configuration option.
+    /// Whether a switch of the connection is on; `op` is one of the `SQLITE_DBCONFIG_` codes.
     #[pyo3(signature = (op, /))]
     fn getconfig(&self, py: Python<'_>, op: c_int) -> PyResult<bool> {
         self.switch(py, op, -1)

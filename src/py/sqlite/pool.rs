@@ -42,7 +42,7 @@ use crate::support::sync::AttachedCell;
 ///     min_size: Connections that are kept open.
 ///     max_size: Connections that may be open at a time.
 ///     max_idle_time: Seconds after which idle connections beyond `min_size` are closed; None = never.
-///     check_interval: Seconds between rounds of maintenance.
+///     check_interval: Seconds between rounds of maintenance, 0 or more; rounds are at least 5 ms apart.
 ///     max_lifetime: Seconds after which a connection is replaced; None = never.
 ///     leak_after: Seconds after which a connection that was not returned is logged, with the stack that took it, under
 ///         `upshift.sqlite`; None = never. Taking the stack costs some microseconds for each borrow.
@@ -368,7 +368,8 @@ impl ConnectionPool {
         Ok(Self::borrow(slf, &timeout)?.ok())
     }
 
-    /// Give a connection back. An open transaction is rolled back, what the borrower set is undone.
+    /// Give a connection back, from any thread. An open transaction is rolled back, what the borrower set is undone.
+    /// Does not wait.
     ///
     /// Args:
     ///     conn: What `acquire()` returned, or its raw connection. Without effect if it is not lent by this pool.
@@ -572,7 +573,7 @@ impl ConnectionPool {
         Ok(())
     }
 
-    /// Seconds between rounds of maintenance. May be assigned.
+    /// Seconds between rounds of maintenance, 0 or more (int, float or timedelta). May be assigned.
     #[getter]
     fn check_interval(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.named(py, |named| &named.check_interval)

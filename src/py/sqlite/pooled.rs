@@ -16,11 +16,12 @@ use super::{errors, execute, transaction};
 use crate::py::hang;
 use crate::support::sync::AttachedCell;
 
-/// A borrowed connection of a `ConnectionPool`; made by `acquire()` and `connection()`.
+/// A borrowed connection of a `ConnectionPool`: what `acquire()` and `connection()` give. Not to be made directly.
 ///
 /// Every attribute that is not listed here is the raw connection's, for reading and for writing. Give it back with
 /// `close()`, by leaving a `with` block, or with `pool.release()`; afterwards only `conn`, `pool` and `close()` may be used.
-/// One that is dropped instead gives itself back, with a `ResourceWarning`.
+/// One that is dropped instead gives itself back, with a `ResourceWarning`. Threads may share it as they may a connection
+/// opened with `check_same_thread=False`. Where a library wants the exact type, pass `conn`.
 #[pyclass(frozen, subclass, weakref, module = "upshift.sqlite")]
 pub struct PooledConnection {
     conn: Py<Connection>,
@@ -111,13 +112,22 @@ impl PooledConnection {
         self.pool.clone_ref(py)
     }
 
-    /// Return a cursor for the connection.
-    #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=Cursor)")]
+    /// A new cursor on the raw connection, as of `Connection.cursor`.
+    #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=...)")]
     fn cursor<'py>(&self, py: Python<'py>, factory: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
         Connection::cursor(self.raw(py)?, factory)
     }
 
-    /// Run one statement on a new cursor, which is returned.
+    /// Run one statement on a new cursor, which is returned. As `Connection.execute`; it is a transaction of its own
+    /// unless one was begun.
+    ///
+    /// Args:
+    ///     sql: One statement.
+    ///     parameters: A sequence for `?`, or a mapping for `:name`.
+    ///
+    /// Raises:
+    ///     ProgrammingError: The connection was given back, or `Connection.execute` raises it.
+    ///     WriteLaneTimeout: The turn to write did not come within the busy timeout of 30 s.
     #[pyo3(signature = (sql, parameters = None, /))]
     fn execute<'py>(
         &self,
@@ -131,6 +141,13 @@ impl PooledConnection {
     }
 
     /// Run one statement for each set of parameters, on a new cursor, which is returned.
+    ///
+    /// Args:
+    ///     sql: An INSERT, UPDATE, DELETE or REPLACE; rows of RETURNING are dropped.
+    ///     parameters: An iterable of sequences or mappings, or columns: a mapping of arrays, a structured array, a
+    ///         table of pyarrow, polars or pandas. `:name` takes the column of that name, `?` columns by position.
+    ///
+    /// `rowcount` is the sum. Without `BEGIN` each row is a transaction of its own: rows before an error stay.
     #[pyo3(signature = (sql, parameters, /))]
     fn executemany<'py>(
         &self,
@@ -143,12 +160,12 @@ impl PooledConnection {
         Ok(cursor)
     }
 
-    /// Commit the open transaction, if there is one.
+    /// Commit the open transaction, if there is one. The connection stays borrowed.
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
         transaction::commit(self.raw(py)?)
     }
 
-    /// Roll the open transaction back, if there is one.
+    /// Roll the open transaction back, if there is one. The connection stays borrowed.
     fn rollback(&self, py: Python<'_>) -> PyResult<()> {
         transaction::rollback(self.raw(py)?)
     }
@@ -158,6 +175,7 @@ impl PooledConnection {
         self.give_back();
     }
 
+    /// The wrapper itself; leaving the block commits or rolls back, and gives it back.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         slf.get().raw(slf.py())?;
         Ok(slf.clone())
@@ -271,6 +289,7 @@ enum State {
 
 #[pymethods]
 impl Borrowing {
+    /// Borrows; waits as long as `timeout` allows.
     fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PooledConnection>> {
         let is_fresh = self.state.with(py, |state| matches!(std::mem::replace(state, State::Left), State::Fresh));
         if !is_fresh {
@@ -293,6 +312,7 @@ impl Borrowing {
         }
     }
 
+    /// Commits, or rolls back after an exception, and gives the connection back.
     fn __exit__(
         &self,
         exc_type: &Bound<'_, PyAny>,

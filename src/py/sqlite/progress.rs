@@ -62,9 +62,12 @@ fn interval(n: u32) -> u32 {
 
 #[pymethods]
 impl Connection {
-    /// Set progress handler callback, called after each `n` instructions of a statement. None removes it.
+    /// Have a function called while statements run.
     ///
-    /// A statement ends with `OperationalError` when it returns something true.
+    /// Args:
+    ///     progress_handler: Called without arguments; a true result, or an exception, ends the statement with
+    ///         `OperationalError`. None removes it.
+    ///     n: After so many instructions of SQLite's virtual machine.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self, /, progress_handler, n)")]
     fn set_progress_handler(
         slf: &Bound<'_, Self>,

@@ -47,7 +47,7 @@ impl Row {
         Ok(Self { description, data: data.clone().unbind() })
     }
 
-    /// Returns the keys of the row.
+    /// Names of the columns, in their order, as a list.
     fn keys<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         PyList::new(py, self.names(py)?)
     }

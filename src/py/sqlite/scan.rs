@@ -58,7 +58,12 @@ impl ScanResult {
         self.names.clone()
     }
 
-    /// The rows as a dict of one NumPy array for each column; arguments as of `Cursor.fetchnumpy`.
+    /// The rows as a dict of one NumPy array for each column, as of `Cursor.fetchnumpy`.
+    ///
+    /// Args:
+    ///     text: `"object"` for str objects, or `"fixed"` for fixed-width arrays (dtype `U`) of text columns.
+    ///     nulls: What NULL is among numbers: `"masked"` makes a masked array of a column that has some, `"nan"` makes it
+    ///         float64 with NaN. Among objects it is None.
     #[pyo3(signature = (*, text = "object", nulls = "masked"))]
     fn numpy<'py>(&self, py: Python<'py>, text: &str, nulls: &str) -> PyResult<Bound<'py, PyDict>> {
         let options = Options::new(text, nulls, Text::Str)?;

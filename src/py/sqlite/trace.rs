@@ -20,7 +20,10 @@ const SET_TRACE_CALLBACK: Method<1> =
 
 #[pymethods]
 impl Connection {
-    /// Set a trace callback called for each SQL statement (passed as unicode). None removes it.
+    /// Have a function told of each statement that runs.
+    ///
+    /// Args:
+    ///     trace_callback: Gets its text, parameters filled in; what it raises is dropped. None removes it.
     #[pyo3(signature = (*args, **kwargs), text_signature = "($self, /, trace_callback)")]
     fn set_trace_callback(
         slf: &Bound<'_, Self>,

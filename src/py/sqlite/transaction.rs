@@ -167,13 +167,16 @@ pub fn rollback(slf: &Bound<'_, Connection>) -> PyResult<()> {
 
 #[pymethods]
 impl Connection {
-    /// Commit any pending transaction to the database. If there is none, this method is a no-op.
+    /// Commit the open transaction, if there is one. With `autocommit=False` the next one begins.
+    ///
+    /// Raises:
+    ///     OperationalError: SQLite cannot commit now; the transaction stays open.
     #[pyo3(name = "commit")]
     fn py_commit(slf: &Bound<'_, Self>) -> PyResult<()> {
         commit(slf)
     }
 
-    /// Roll back to the start of any pending transaction. If there is none, this method is a no-op.
+    /// Roll the open transaction back, if there is one. With `autocommit=False` the next one begins.
     #[pyo3(name = "rollback")]
     fn py_rollback(slf: &Bound<'_, Self>) -> PyResult<()> {
         rollback(slf)
@@ -230,12 +233,13 @@ impl Connection {
         Ok(())
     }
 
+    /// The connection itself. Begins no transaction; leaving the block ends one.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         slf.get().db(slf.py())?;
         Ok(slf.clone())
     }
 
-    /// Commits, or rolls back after an exception. The connection stays open.
+    /// Commits, or rolls back after an exception. Does not close the connection.
     fn __exit__(
         slf: &Bound<'_, Self>,
         exc_type: &Bound<'_, PyAny>,

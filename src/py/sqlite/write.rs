@@ -87,7 +87,7 @@ fn lane_of(db: &Db) -> Arc<crate::sqlite::lane::Lane> {
     lane.unwrap_or_else(|| of(Key::Memory(format!("alone {}", db.id()))))
 }
 
-/// What a write did.
+/// What `pool.write()` or `pool.awrite()` did, once it is committed.
 #[pyclass(frozen, module = "upshift.sqlite")]
 pub struct WriteResult {
     /// Rows changed; -1 for a statement that is no INSERT, UPDATE, DELETE or REPLACE.
