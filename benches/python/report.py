@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ class Budget:
 
     def __str__(self) -> str:
         sign = "≥" if self.kind.endswith(">=") else "≤"
-        return f"{sign} {self.limit:g}" + (" ×" if self.kind.startswith("ratio") else "")
+        text = f"{self.limit:g}"
+        if len(text) > len("0.123"):  # one seventh, and the like
+            text = str(Fraction(self.limit).limit_denominator(20))
+        return f"{sign} {text}" + (" ×" if self.kind.startswith("ratio") else "")
 
     def holds(self, value: float, against_best: float | None) -> bool:
         number = value if self.kind.startswith("value") else against_best
