@@ -184,6 +184,23 @@ class TestText:
         con.text_factory = str
         assert con.execute("SELECT 'ä' AS a").fetchnumpy()["a"].tolist() == ["ä"]
 
+    def test_a_text_factory_has_no_say_in_fixed_width_text(self, con):
+        con.text_factory = bytes
+        same(con.execute("SELECT 'a' AS x").fetchnumpy(text="fixed")["x"], ["a"])
+
+    def test_converters_and_row_factories_have_no_say(self):
+        sqlite.register_converter("shouted", bytes.upper)
+        con = sqlite.connect(":memory:", detect_types=sqlite.PARSE_DECLTYPES)
+        try:
+            con.execute("CREATE TABLE t (x shouted)")
+            con.execute("INSERT INTO t VALUES ('a')")
+            assert con.execute("SELECT x FROM t").fetchall() == [(b"A",)]
+            con.row_factory = lambda cursor, row: pytest.fail("called")
+            same(con.execute("SELECT x FROM t").fetchnumpy()["x"], ["a"])
+        finally:
+            con.close()
+            sqlite3.converters.pop("SHOUTED")
+
 
 class TestFetching:
     def rows(self, count):

@@ -176,7 +176,7 @@ class AsyncCursor:
 
     @property
     def lastrowid(self) -> int | None:
-        """Rowid of the last row that `execute()` inserted; None before the first."""
+        """Rowid of the row that the connection had inserted last when `execute()` ended; None before."""
         return self._cursor.lastrowid
 
     @property

@@ -412,7 +412,7 @@ impl Cursor {
     ///     parameters: A sequence for `?`, or a mapping for `:name`.
     ///
     /// Begins a transaction first if the statement is an INSERT, UPDATE, DELETE or REPLACE and none is open, unless
-    /// `isolation_level` is None or `autocommit` is set. Other threads run while it waits, takes long or writes to a file.
+    /// `isolation_level` is None or `autocommit` is set. Other threads run while it waits or takes long.
     ///
     /// Raises:
     ///     ProgrammingError: Parameters do not fit, more than one statement, closed, or another thread's.
@@ -451,7 +451,7 @@ impl Cursor {
     }
 
     /// Run all statements of a text; returns the cursor itself. Rows are dropped. An open transaction is committed
-    /// first, unless `autocommit` is False.
+    /// first, unless `autocommit` is set.
     #[pyo3(signature = (sql_script, /))]
     fn executescript<'py>(slf: Bound<'py, Self>, sql_script: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Self>> {
         execute::executescript(&slf, sql_script)?;
@@ -510,7 +510,8 @@ impl Cursor {
         Self::description(slf)
     }
 
-    /// Rowid of the last row that `execute()` inserted; None before the first.
+    /// Rowid of the row that the connection had inserted last when `execute()` ended; None before. `executemany()` leaves
+    /// it.
     #[getter]
     fn lastrowid(&self, py: Python<'_>) -> Option<i64> {
         self.state.with(py, |state| state.lastrowid)

@@ -591,7 +591,7 @@ impl Connection {
     ///     parameters: A sequence for `?`, or a mapping for `:name`.
     ///
     /// Begins a transaction first if the statement is an INSERT, UPDATE, DELETE or REPLACE and none is open, unless
-    /// `isolation_level` is None or `autocommit` is set. Other threads run while it waits, takes long or writes to a file.
+    /// `isolation_level` is None or `autocommit` is set. Other threads run while it waits or takes long.
     ///
     /// Raises:
     ///     ProgrammingError: Parameters do not fit, more than one statement, closed, or another thread's.
@@ -639,7 +639,7 @@ impl Connection {
     }
 
     /// Run all statements of a text on a new cursor, which is returned. Rows are dropped. An open transaction is
-    /// committed first, unless `autocommit` is False.
+    /// committed first, unless `autocommit` is set.
     #[pyo3(signature = (sql_script, /))]
     fn executescript<'py>(slf: &Bound<'py, Self>, sql_script: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         on_own_cursor(slf, "executescript", (sql_script,))

@@ -13,7 +13,9 @@ use crate::sqlite::raw;
 
 #[pymethods]
 impl Connection {
-    /// Let `load_extension()` and the SQL function of that name load libraries, or forbid it again, as at first.
+    /// Let `load_extension()` and the SQL function of that name load libraries, or forbid both.
+    ///
+    /// At first the function is forbidden; the method is as the SQLite library was compiled.
     #[pyo3(signature = (enable, /))]
     fn enable_load_extension(slf: &Bound<'_, Self>, enable: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
@@ -26,14 +28,14 @@ impl Connection {
         if code == raw::SQLITE_OK { Ok(()) } else { Err(hooks::refused(py, "Error enabling load extension")) }
     }
 
-    /// Load a library with an extension of SQLite, after `enable_load_extension(True)`.
+    /// Load a library with an extension of SQLite. `enable_load_extension(True)` allows it.
     ///
     /// Args:
     ///     name: Path of the library.
     ///     entrypoint: Name of its function to call; by default SQLite derives it from the path.
     ///
     /// Raises:
-    ///     OperationalError: It cannot be loaded, or loading is not enabled.
+    ///     OperationalError: It cannot be loaded, or loading is not allowed.
     #[pyo3(signature = (name, /, *, entrypoint = None))]
     fn load_extension(
         slf: &Bound<'_, Self>,
