@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -154,3 +155,16 @@ def test_arguments_are_explained():
 
 def test_the_holder_of_the_lane_is_in_the_help():
     assert "holder" in exceptions.WriteLaneError.__doc__
+
+
+def test_the_guide_tells_the_defaults():
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "sqlite.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"`ConnectionPool\(path, (.*)\)` are the defaults", guide)
+    told = {name: int(value) for name, _, value in (each.partition("=") for each in shown.split(", "))}
+    defaults = {name: each.default for name, each in inspect.signature(ConnectionPool).parameters.items()}
+    assert told == {name: defaults[name] for name in ("min_size", "max_size", "max_idle_time", "check_interval")}
+    rows = re.findall(r"(?m)^\| (`.*`) \| .* \| (\d+) s \|$", guide)
+    waits = {name: float(seconds) for names, seconds in rows for name in re.findall(r"`(\w+)`", names)}
+    assert len(waits) == 7
+    for name, seconds in waits.items():
+        assert inspect.signature(getattr(ConnectionPool, name)).parameters["timeout"].default == seconds, name
