@@ -291,7 +291,7 @@ impl Cursor {
     ///     nulls: What NULL is among numbers: `"masked"` makes a masked array of a column that has some, `"nan"` makes
     ///         it float64 with NaN. Among objects it is None. Fixed-width text with NULLs is a masked array.
     ///
-    /// `text_factory` makes the objects of texts, as far as `text` is `"object"`. Converters (`detect_types`) and
+    /// `text_factory` makes the objects of texts if `text` is `"object"`. Converters (`detect_types`) and
     /// `row_factory` have no say. Reads with the GIL released, but for the first rows and the making of objects.
     ///
     /// Raises:

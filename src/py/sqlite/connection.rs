@@ -363,7 +363,7 @@ impl Connection {
     /// does nothing.
     ///
     /// Raises:
-    ///     ProgrammingError: One of its statements is running, below a function that the statement called.
+    ///     ProgrammingError: A backup of it is running, or a statement, by a function of which this is called.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();

@@ -438,7 +438,7 @@ impl Cursor {
     /// `rowcount` is the sum. After an error an open transaction stays open, with the rows before it.
     ///
     /// Raises:
-    ///     ProgrammingError, TypeError, OverflowError: A value or its type cannot be stored, or the statement is no other.
+    ///     ProgrammingError, TypeError, OverflowError: A value cannot be stored, or another kind of statement.
     ///     IntegrityError, OperationalError …: As `execute`.
     #[pyo3(signature = (sql, seq_of_parameters, /))]
     fn executemany<'py>(
