@@ -12,6 +12,7 @@ use rusqlite::ffi;
 
 use super::group::Durability;
 use super::{Db, Entered, Failure, Open};
+use crate::store;
 use crate::support::backoff;
 use crate::support::runtime::{PerProcess, pid};
 
@@ -148,14 +149,21 @@ pub fn reset_statements(entered: &Entered<'_>) {
     }
 }
 
-/// Lets the connection close without deleting the log, which may be that of another file by now.
-pub fn keep_log(entered: &Entered<'_>) {
+/// To be called before a connection is closed: if its file has lost its name, the log is neither moved into a database
+/// nor deleted, as it may be that of another file by now.
+pub fn spare_log_if_moved(entered: &Entered<'_>) {
+    let db = entered.db();
+    if !db.is_open() || !db.has_file() || store::id_of(db.file()).as_ref() == db.file_id() {
+        return;
+    }
     let mut keep: c_int = 1;
-    // SAFETY: the connection is open; PERSIST_WAL takes a pointer to an integer. A file that cannot do it says so, and
-    // there is nothing to be done about that.
+    // SAFETY: the connection is open; PERSIST_WAL takes a pointer to an integer, NO_CKPT_ON_CLOSE an integer and a place
+    // for the answer, or null. A file that cannot do it says so, and there is nothing to be done about that.
     unsafe {
         let place = std::ptr::from_mut(&mut keep).cast();
         ffi::sqlite3_file_control(entered.raw(), c"main".as_ptr(), ffi::SQLITE_FCNTL_PERSIST_WAL, place);
+        let answer = std::ptr::null_mut::<c_int>();
+        ffi::sqlite3_db_config(entered.raw(), ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1 as c_int, answer);
     }
 }
 

@@ -16,6 +16,7 @@ from harness import Peer, Task, eventually, run_literal, stays, together
 
 from upshift.sqlite import ConnectionPool
 from upshift.systems.openclaw import close_all_pools, get_pool
+from upshift.testing import travel
 
 
 def picked(pool, *names):
@@ -361,6 +362,54 @@ def test_p14_a_deleted_file_is_noticed(make_pool, pool_path, tmp_path):  # openc
     pool.close_all()
     with closing(sqlite3.connect(pool_path)) as outside:
         assert outside.execute("SELECT name FROM sqlite_master").fetchall() == [("fresh",)]
+
+
+def test_p14_a_replaced_file_is_noticed_by_the_next_borrower_after_a_second(make_pool, pool_path, tmp_path):  # openclaw P14
+    make_database(pool_path, "old")
+    pool = make_pool()
+    borrowed = pool.acquire()
+    assert pool.write("INSERT INTO t VALUES ('older')").rowcount == 1
+    for name in os.listdir(tmp_path):
+        os.unlink(tmp_path / name)
+    make_database(pool_path, "new")
+    travel(1.1)
+    with pool.connection() as connection:
+        assert [row[0] for row in connection.execute("SELECT x FROM t")] == ["new"]
+    borrowed.close()
+    assert pool.write("INSERT INTO t VALUES ('newer')").rowcount == 1
+    pool.close_all()
+    with closing(sqlite3.connect(pool_path)) as outside:
+        assert outside.execute("SELECT x FROM t").fetchall() == [("new",), ("newer",)]
+
+
+def test_p14_writes_notice_a_deleted_file_after_a_second(make_pool, pool_path, tmp_path):  # openclaw P14
+    make_database(pool_path, "old")
+    pool = make_pool()
+    pool.write("INSERT INTO t VALUES ('older')")
+    for name in os.listdir(tmp_path):
+        os.unlink(tmp_path / name)
+    travel(1.1)
+    with pytest.raises(sqlite3.OperationalError, match="no such table: t"):
+        pool.write("INSERT INTO t VALUES ('lost')")
+    pool.write("CREATE TABLE fresh (x)")
+    pool.close_all()
+    with closing(sqlite3.connect(pool_path)) as outside:
+        assert outside.execute("SELECT name FROM sqlite_master").fetchall() == [("fresh",)]
+
+
+def test_p14_closing_leaves_the_file_alone_that_took_the_name(make_pool, pool_path, tmp_path):  # openclaw P14
+    make_database(pool_path, "old")
+    pool = make_pool()
+    pool.write("INSERT INTO t VALUES ('older')")
+    with pool.connection() as connection:
+        connection.execute("SELECT x FROM t").fetchall()
+    make_database(tmp_path / "new.db", "new")
+    log = (tmp_path / "pool.db-wal").read_bytes()
+    os.replace(tmp_path / "new.db", pool_path)
+    content = pool_path.read_bytes()
+    pool.close_all()
+    assert pool_path.read_bytes() == content
+    assert (tmp_path / "pool.db-wal").read_bytes() == log
 
 
 def test_p14_busy_is_not_bad(make_pool, pool_path):  # openclaw P14

@@ -1,7 +1,7 @@
 //! What the pool's engine asks of the binding: opens, checks, cleans and closes connections.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use crate::sqlite::opener::{self, BUSY_TIMEOUT, Opener};
 use crate::sqlite::pool::{self, Health, Manage};
 use crate::sqlite::{Db, Entered, Failure, raw};
 use crate::store::{self, FileId};
+use crate::support::clock::{self, NEVER};
 
 /// A connection of a pool.
 pub struct Held {
@@ -34,12 +35,17 @@ pub struct Origin {
     pub stack: Py<PyAny>,
 }
 
+/// Between looks at the file behind the path, in nanoseconds: so long a deleted or replaced one may go unnoticed.
+const LOOK: u64 = 1_000_000_000;
+
 pub struct Keeper {
     pub opener: Opener,
     /// What was found behind the path the last time.
     seen: Mutex<Option<FileId>>,
     /// How often that changed.
     epoch: AtomicU32,
+    /// When to look again, on the coarse clock.
+    next_look: AtomicU64,
     /// Borrowers tell where they are.
     watches_leaks: bool,
     /// What `write()` writes with.
@@ -48,7 +54,10 @@ pub struct Keeper {
 
 impl Keeper {
     pub fn new(opener: Opener, watches_leaks: bool) -> Self {
-        Self { opener, seen: Mutex::new(None), epoch: AtomicU32::new(0), watches_leaks, writes: Writes::default() }
+        // What is in memory cannot be replaced.
+        let next_look = AtomicU64::new(if opener.file().is_some() { 0 } else { NEVER });
+        let (seen, epoch) = (Mutex::new(None), AtomicU32::new(0));
+        Self { opener, seen, epoch, next_look, watches_leaks, writes: Writes::default() }
     }
 
     #[inline(always)]
@@ -70,6 +79,21 @@ impl Keeper {
     #[inline(always)]
     pub fn epoch(&self) -> u32 {
         self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Looks what is behind the path if the last look was a while ago; true if that has changed.
+    #[inline(always)]
+    pub fn glance(&self) -> bool {
+        let now = clock::coarse();
+        now >= self.next_look.load(Ordering::Relaxed) && self.look(now)
+    }
+
+    #[cold]
+    fn look(&self, now: u64) -> bool {
+        self.next_look.store(now.saturating_add(LOOK), Ordering::Relaxed);
+        let before = self.epoch();
+        self.survey();
+        self.epoch() != before
     }
 
     /// The file of the connection was deleted, or replaced by another.
@@ -135,17 +159,17 @@ impl Manage for Keeper {
             return;
         }
         let closed = Python::try_attach(|py| {
-            if self.is_outdated(held) {
-                if let Ok(entered) = enter(py, &held.db) {
-                    opener::keep_log(&entered);
-                }
+            if let Ok(entered) = enter(py, &held.db) {
+                opener::spare_log_if_moved(&entered);
             }
             // Refused if one of its statements is running further up on this thread. Then it is closed when that has ended
             // and nobody refers to it any more.
             drop(connection::close(py, held.object.bind(py), &held.db));
         });
         if closed.is_none() {
-            held.db.enter().close();
+            let entered = held.db.enter();
+            opener::spare_log_if_moved(&entered);
+            entered.close();
         }
     }
 

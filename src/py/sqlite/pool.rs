@@ -142,6 +142,7 @@ impl ConnectionPool {
         let py = slf.py();
         let core = slf.get().core(py)?;
         let origin = origin(py, core)?;
+        look_at_file(py, core);
         loop {
             let lease = match core.try_acquire(origin.clone()) {
                 Some(lease) => lease,
@@ -156,6 +157,14 @@ impl ConnectionPool {
             // Somebody kept the raw connection and closed it.
             core.release(&lease);
         }
+    }
+}
+
+/// Closes what is idle if the file was deleted or replaced; about once a second somebody looks.
+#[inline(always)]
+pub fn look_at_file(py: Python<'_>, core: &Arc<Core>) {
+    if core.manage().glance() {
+        py.detach(|| core.check_idle());
     }
 }
 
@@ -458,6 +467,7 @@ impl ConnectionPool {
         let py = slf.py();
         let core = slf.get().core(py)?;
         let origin = origin(py, core)?;
+        look_at_file(py, core);
         let pool = slf.clone().unbind();
         let deliver = move |lease: Option<Lease>| {
             Python::try_attach(|py| {

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 
 use super::keeper::Keeper;
-use super::pool::{self, ConnectionPool, Timeout};
+use super::pool::{self, ConnectionPool, Timeout, look_at_file};
 use super::row::Row;
 use super::{adapt, errors, gil, lane, owned};
 use crate::py::hang;
@@ -18,7 +18,7 @@ use crate::sqlite::Db;
 use crate::sqlite::columns::input;
 use crate::sqlite::group::{Caller, Group, Outcome, Params, Pending, Request, Value, WriteError, Written};
 use crate::sqlite::lane::{Actor, Key, LaneError, of};
-use crate::sqlite::opener::{self, BUSY_TIMEOUT};
+use crate::sqlite::opener::BUSY_TIMEOUT;
 use crate::support::runtime::PerProcess;
 
 /// The writing side of a pool: a connection of its own, opened for the first write. Forked children open their own.
@@ -62,8 +62,7 @@ impl Writes {
         kept.group = Some((Arc::clone(&group), epoch));
         drop(kept);
         if let Some((old, _)) = outdated {
-            // What it is writing goes to a file that has lost its name; its log's name is another file's by now.
-            opener::keep_log(&old.db().enter());
+            // What it is writing goes to a file that has lost its name.
             old.close(Duration::ZERO);
         }
         Ok(group)
@@ -305,6 +304,7 @@ impl ConnectionPool {
         if core.is_closed() {
             return Err(pool::closed(py));
         }
+        look_at_file(py, core);
         let keeper = core.manage();
         let durability = durability.map_or_else(|| Ok(keeper.opener.durability()), pool::durability)?;
         let params = params_of(py, parameters)?;

@@ -26,7 +26,7 @@ use request::{Reply, Slot};
 use writer::{Ran, Writer};
 
 use super::lane::{Access, Actor, Claim, Enqueued, Lane, LaneError, Ticket};
-use super::{Db, Failure};
+use super::{Db, Failure, opener};
 use crate::support::{clock, runtime};
 
 /// Limits of one transaction: larger ones gain nothing and keep other writers out longer.
@@ -409,7 +409,10 @@ impl Group {
     /// Nothing is queued, nobody leads, nobody will.
     fn end(&self, state: MutexGuard<'_, State>) {
         drop(state);
-        self.db.enter().close();
+        let entered = self.db.enter();
+        opener::spare_log_if_moved(&entered);
+        entered.close();
+        drop(entered);
         self.ended.notify_all();
     }
 

@@ -56,7 +56,8 @@ impl<M: Manage> Pool<M> {
         drop(ending);
     }
 
-    fn check_idle(self: &Arc<Self>) {
+    /// Looks at idle connections, and closes those that are bad.
+    pub fn check_idle(self: &Arc<Self>) {
         let idle: Vec<_> = {
             let state = self.process().state.lock();
             // Those to be lent last come first.
