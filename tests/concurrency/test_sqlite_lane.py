@@ -345,6 +345,57 @@ def test_readers_of_memory_wait_for_the_writer(memory):
         first.execute("DELETE FROM t")
 
 
+def test_a_reader_of_memory_that_has_to_read_the_schema_is_refused_in_time(memory):
+    first, second, third = memory(), memory(), memory(timeout=0.05)
+    first.execute("CREATE TABLE t (a)")
+    first.execute("BEGIN IMMEDIATE")
+    first.execute("INSERT INTO t VALUES (1)")
+    started = time.monotonic()
+    with pytest.raises(exceptions.WriteLaneDeadlock):
+        second.execute("SELECT count(*) FROM t")
+    with pytest.raises(exceptions.WriteLaneTimeout):
+        Task(count, third).result()
+    assert time.monotonic() - started < 5
+    waiting = Task(count, second)
+    time.sleep(0.05)
+    assert not waiting.done()
+    first.execute("COMMIT")
+    assert waiting.result() == count(third) == 1
+    assert is_free(first)
+
+
+def test_statements_compiled_at_once_do_not_keep_each_other_from_writing(memory):
+    setup = memory()
+    setup.execute("CREATE TABLE t (a)")
+
+    def work(number):
+        connection = memory()
+        for n in range(100):
+            # A text of its own: it is compiled each time.
+            connection.execute(f"INSERT INTO t VALUES ({number * 1000 + n})")
+
+    for task in [Task(work, number) for number in range(4)]:
+        task.result()
+    assert count(setup) == 400
+
+
+def test_a_task_reads_the_schema_of_memory_in_its_turn(memory):
+    first, second = memory(), memory()
+    first.execute("CREATE TABLE t (a)")
+
+    async def main():
+        first.execute("BEGIN IMMEDIATE")
+        first.execute("INSERT INTO t VALUES (1)")
+        connection = _aio.AsyncConnection(second)
+        reading = asyncio.ensure_future(connection.execute("SELECT count(*) FROM t"))
+        await asyncio.sleep(0.1)
+        assert not reading.done()
+        await asyncio.to_thread(first.execute, "COMMIT")
+        assert await (await reading).fetchone() == (1,)
+
+    asyncio.run(main())
+
+
 def test_threads_share_a_database_in_memory(memory):
     setup = memory()
     setup.execute("CREATE TABLE t (a)")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use super::{errors, settings};
+use super::{errors, lane, settings};
 use crate::sqlite::lane::Access;
 use crate::sqlite::{Db, Entered, raw, text};
 
@@ -98,12 +98,24 @@ pub fn first_statement(
     let mut tail: *const c_char = std::ptr::null();
     let _waiting = settings::names_busy_timeout(head).then(|| settings::Waiting::begin(entered));
     let stepping = super::gil::Stepping::begin(py, entered, false);
+    let held = entered.db().seat().is_held();
+    // A database in memory is closed to readers while somebody writes, and compiling may have to read its schema.
+    if entered.db().memory().is_some() && Kind::of(head) == Kind::Plain {
+        if let Err(error) = lane::take(entered, Access::Read, || sql) {
+            drop(stepping);
+            return Err(error);
+        }
+    }
     // SAFETY: the connection is open and this thread is inside; the text is followed by a zero, which is counted, so that
     // SQLite need not copy it.
     let code = unsafe {
         let length = c_int::try_from(text.len() + 1).unwrap_or(c_int::MAX);
         raw::sqlite3_prepare_v2(entered.raw(), text.as_ptr().cast(), length, &mut statement, &mut tail)
     };
+    if !held {
+        // Two that wait to write must not keep each other out by reading.
+        entered.settle_lane();
+    }
     drop(stepping);
     if code != raw::SQLITE_OK {
         return Err(errors::of_code(py, entered, code));
