@@ -326,3 +326,64 @@ def test_threads_and_tasks_share_commits(pool):
 
     asyncio.run(main())
     assert len(rows(pool)) == 100
+
+
+def test_on_connect_configures_the_connection_that_writes(tmp_path):
+    kept = []
+
+    def configure(connection):
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.create_function("twice", 1, lambda value: value * 2)
+        connection.create_collation("backwards", lambda one, other: (one < other) - (one > other))
+        kept.append(connection)
+
+    with ConnectionPool(tmp_path / "configured.db", min_size=0, on_connect=configure) as pool:
+        pool.write("CREATE TABLE parent (k INTEGER PRIMARY KEY, name TEXT COLLATE backwards)")
+        pool.write("CREATE TABLE child (parent REFERENCES parent)")
+        assert len(kept) == 1
+        assert pool.write("INSERT INTO parent VALUES (1, twice('a')) RETURNING name").rows[0]["name"] == "aa"
+        with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+            pool.write("INSERT INTO child VALUES (2)")
+        pool.write("INSERT INTO parent VALUES (2, 'b')")
+        assert [row["k"] for row in pool.write("SELECT k FROM parent ORDER BY name").rows] == [2, 1]
+        # Whoever kept it cannot get at it.
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            kept[0].execute("SELECT 1")
+        kept[0].close()
+        assert asyncio.run(pool.awrite("SELECT twice(2) AS four")).rows[0]["four"] == 4
+
+
+def test_a_collation_that_raises_fails_the_write(tmp_path):
+    def compare(one, other):
+        raise LookupError("no order today")
+
+    configure = lambda connection: connection.create_collation("moody", compare)  # noqa: E731
+    with ConnectionPool(tmp_path / "moody.db", min_size=0, on_connect=configure) as pool:
+        pool.write("CREATE TABLE t (name TEXT COLLATE moody UNIQUE)")
+        pool.write("INSERT INTO t VALUES ('a')")
+        with pytest.raises(sqlite3.OperationalError, match="callback"):
+            pool.write("INSERT INTO t VALUES ('b')")
+        assert pool.write("SELECT count(*) AS n FROM t").rows[0]["n"] == 1
+
+
+def test_what_on_connect_raises_is_raised_by_write(tmp_path):
+    def configure(connection):
+        raise LookupError("no configuration")
+
+    with ConnectionPool(tmp_path / "refused.db", min_size=0, on_connect=configure) as pool:
+        with pytest.raises(LookupError, match="no configuration"):
+            pool.write("CREATE TABLE t (x)")
+        with pytest.raises(LookupError, match="no configuration"):
+            asyncio.run(pool.awrite("CREATE TABLE t (x)"))
+
+
+def test_on_connect_may_write_itself(tmp_path):
+    def configure(connection):
+        if not made:
+            made.append(1)
+            pool.write("CREATE TABLE made (x)")
+
+    made = []
+    with ConnectionPool(tmp_path / "nested.db", min_size=0, on_connect=configure) as pool:
+        pool.write("INSERT INTO made VALUES (1)")
+        assert pool.write("SELECT count(*) AS n FROM made").rows[0]["n"] == 1

@@ -5,19 +5,22 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::connection::{self, Connection, enter, look};
 use super::row::RowFactory;
 use super::transaction::{self, Autocommit, Isolation};
 use super::write::Writes;
-use super::{convert::Text, gil};
+use super::{convert::Text, errors as sqlite_errors, gil};
 use crate::py::{errors, hang};
 use crate::sqlite::opener::{self, BUSY_TIMEOUT, Opener};
 use crate::sqlite::pool::{self, Health, Manage};
 use crate::sqlite::{Db, Entered, Failure, raw};
 use crate::store::{self, FileId};
 use crate::support::clock::{self, NEVER};
+use crate::support::sync::AttachedCell;
 
 /// A connection of a pool.
 pub struct Held {
@@ -25,7 +28,42 @@ pub struct Held {
     /// The database that was opened; the object may have been opened again by a user.
     pub db: Arc<Db>,
     /// Which file it was, of those that had the name one after the other.
-    epoch: u32,
+    pub epoch: u32,
+}
+
+/// Why there is no connection.
+pub enum Unopened {
+    Refused(Failure),
+    /// By `on_connect`.
+    Raised(Py<PyBaseException>),
+}
+
+impl Unopened {
+    pub fn error(&self, py: Python<'_>) -> PyErr {
+        match self {
+            Self::Refused(failure) => sqlite_errors::of_failure(py, failure),
+            Self::Raised(raised) => PyErr::from_value(raised.bind(py).clone().into_any()),
+        }
+    }
+
+    /// What it says, for another error's message.
+    pub fn text(&self, py: Python<'_>) -> String {
+        match self {
+            Self::Refused(failure) => failure.to_string(),
+            Self::Raised(_) => format!("on_connect raised {}", self.error(py)),
+        }
+    }
+
+    /// No memory, or the interpreter is gone.
+    fn no_memory() -> Self {
+        Self::Refused(Failure::of_code(raw::SQLITE_NOMEM))
+    }
+}
+
+impl From<Failure> for Unopened {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
+    }
 }
 
 /// Who borrowed a connection, and where.
@@ -48,21 +86,53 @@ pub struct Keeper {
     next_look: AtomicU64,
     /// Borrowers tell where they are.
     watches_leaks: bool,
+    /// Called with each new connection.
+    pub on_connect: AttachedCell<Option<Py<PyAny>>>,
     /// What `write()` writes with.
     pub writes: Writes,
 }
 
 impl Keeper {
-    pub fn new(opener: Opener, watches_leaks: bool) -> Self {
+    pub fn new(opener: Opener, watches_leaks: bool, on_connect: Option<Py<PyAny>>) -> Self {
         // What is in memory cannot be replaced.
         let next_look = AtomicU64::new(if opener.file().is_some() { 0 } else { NEVER });
         let (seen, epoch) = (Mutex::new(None), AtomicU32::new(0));
-        Self { opener, seen, epoch, next_look, watches_leaks, writes: Writes::default() }
+        let on_connect = AttachedCell::new(on_connect);
+        Self { opener, seen, epoch, next_look, watches_leaks, on_connect, writes: Writes::default() }
     }
 
     #[inline(always)]
     pub fn watches_leaks(&self) -> bool {
         self.watches_leaks
+    }
+
+    /// Opens a connection, and lets `on_connect` set it up. To be called without a lock.
+    pub fn open(&self, until: Option<Instant>) -> Result<Held, Unopened> {
+        let db = self.opener.open(until)?;
+        let epoch = self.note(db.file_id().cloned());
+        let opened = Python::try_attach(|py| {
+            let object = Connection::pooled(py, &db, BUSY_TIMEOUT).map_err(|_| Unopened::no_memory())?;
+            let held = Held { object, db: Arc::clone(&db), epoch };
+            self.set_up(py, &held).map(|()| held).map_err(|error| Unopened::Raised(error.into_value(py)))
+        });
+        opened.unwrap_or_else(|| Err(Unopened::no_memory()))
+    }
+
+    fn set_up(&self, py: Python<'_>, held: &Held) -> PyResult<()> {
+        let on_connect = self.on_connect.with(py, |found| found.as_ref().map(|found| found.clone_ref(py)));
+        let Some(on_connect) = on_connect else { return Ok(()) };
+        let arguments = (held.object.clone_ref(py),).into_pyobject(py)?;
+        let outcome = hang::call(on_connect.bind(py), &arguments, None).and_then(|_| {
+            if make_ready(py, held) {
+                return Ok(());
+            }
+            Err(sqlite_errors::programming(py, "on_connect closed the connection, or left it in use"))
+        });
+        if outcome.is_err() {
+            // Refused if a statement of it still runs; then it ends when that does.
+            drop(connection::close(py, held.object.bind(py), &held.db));
+        }
+        outcome
     }
 
     /// Notes what is behind the path now.
@@ -96,6 +166,28 @@ impl Keeper {
         self.epoch() != before
     }
 
+    /// For the garbage collector, which runs attached.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // SAFETY: as the caller says.
+        #[allow(unsafe_code)]
+        let visited = unsafe {
+            self.on_connect.try_with_unchecked(|found| match found {
+                Some(on_connect) => visit.call(&*on_connect),
+                None => Ok(()),
+            })
+        };
+        visited.unwrap_or(Ok(()))?;
+        self.writes.traverse(visit)
+    }
+
+    /// The same.
+    pub fn clear(&self) {
+        // SAFETY: as the caller says.
+        #[allow(unsafe_code)]
+        let gone = unsafe { self.on_connect.try_with_unchecked(Option::take) };
+        drop(gone);
+    }
+
     /// The file of the connection was deleted, or replaced by another.
     fn is_outdated(&self, held: &Held) -> bool {
         held.epoch != self.epoch()
@@ -104,19 +196,11 @@ impl Keeper {
 
 impl Manage for Keeper {
     type Connection = Held;
-    type Error = Failure;
+    type Error = Unopened;
     type Origin = Origin;
 
-    fn connect(&self, until: Option<Instant>) -> Result<Held, Failure> {
-        let db = self.opener.open(until)?;
-        db.allow_standing_reads(self.opener.file().is_some());
-        let epoch = self.note(db.file_id().cloned());
-        let object = Python::try_attach(|py| Connection::pooled(py, &db, BUSY_TIMEOUT));
-        match object {
-            Some(Ok(object)) => Ok(Held { object, db, epoch }),
-            // No memory, or the interpreter is gone.
-            Some(Err(_)) | None => Err(Failure::of_code(raw::SQLITE_NOMEM)),
-        }
+    fn connect(&self, until: Option<Instant>) -> Result<Held, Unopened> {
+        self.open(until)
     }
 
     fn survey(&self) {
@@ -263,7 +347,7 @@ impl Connection {
         state.busy_timeout = busy_timeout;
         state.initialised = true;
         gil::install(&db.enter(), busy_timeout);
-        Py::new(py, Self { state: crate::support::sync::AttachedCell::new(state) })
+        Py::new(py, Self { state: AttachedCell::new(state) })
     }
 }
 

@@ -12,12 +12,11 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::connection::{Connection, Given, path_of};
 use super::errors;
-use super::keeper::{Core, Keeper, Lease, Origin};
+use super::keeper::{Core, Keeper, Lease, Origin, Unopened};
 use super::pooled::PooledConnection;
 use crate::py::cache::options;
 use crate::py::lock::{CacheLock, SIGNAL_CHECK};
 use crate::py::{hang, thread_ident};
-use crate::sqlite::Failure;
 use crate::sqlite::group::Durability;
 use crate::sqlite::opener::Opener;
 use crate::sqlite::pool::{Begun, Patience, Pool, Refusal, Settings, Stats, Ticket};
@@ -48,6 +47,9 @@ use crate::support::sync::AttachedCell;
 ///         `upshift.sqlite`; None = never. Taking the stack costs some microseconds for each borrow.
 ///     durability: What a commit survives: "process" a killed process (`synchronous=NORMAL`), "power" also a power loss
 ///         (`synchronous=FULL`).
+///     on_connect: Called with each new connection before it is first used, the one that `write()` writes with included:
+///         for functions, collations and PRAGMAs such as `foreign_keys`. By whichever thread opens the connection. What
+///         it raises counts as a failure to open.
 ///
 /// Raises:
 ///     ValueError: A number is out of range, or `min_size` exceeds `max_size`.
@@ -138,7 +140,7 @@ impl ConnectionPool {
     pub fn borrow<'py>(
         slf: &Bound<'py, Self>,
         timeout: &Timeout,
-    ) -> PyResult<Result<Bound<'py, PooledConnection>, Option<Arc<Failure>>>> {
+    ) -> PyResult<Result<Bound<'py, PooledConnection>, Option<Arc<Unopened>>>> {
         let py = slf.py();
         let core = slf.get().core(py)?;
         let origin = origin(py, core)?;
@@ -175,7 +177,7 @@ fn wait(
     core: &Arc<Core>,
     origin: Option<Arc<Origin>>,
     timeout: &Timeout,
-) -> PyResult<Result<Lease, Option<Arc<Failure>>>> {
+) -> PyResult<Result<Lease, Option<Arc<Unopened>>>> {
     let until = timeout.end();
     let is_main = is_main_thread(py)?;
     let (outcome, raised) = py.detach(|| {
@@ -235,11 +237,11 @@ pub fn closed(py: Python<'_>) -> PyErr {
 
 /// `TimeoutError`, chained to what opening failed with.
 #[cold]
-pub fn timed_out(py: Python<'_>, core: &Core, timeout: &Timeout, cause: Option<Arc<Failure>>) -> PyErr {
+pub fn timed_out(py: Python<'_>, core: &Core, timeout: &Timeout, cause: Option<Arc<Unopened>>) -> PyErr {
     let stats = core.stats();
     let within = timeout.0.map(|seconds| format!(" within {seconds} s")).unwrap_or_default();
     let text = match &cause {
-        Some(failure) => format!("no connection could be opened{within}: {failure}"),
+        Some(unopened) => format!("no connection could be opened{within}: {}", unopened.text(py)),
         None => {
             let longest = core.holders().first().map(|holder| holder.held as f64 / 1e9).unwrap_or_default();
             format!(
@@ -249,8 +251,8 @@ pub fn timed_out(py: Python<'_>, core: &Core, timeout: &Timeout, cause: Option<A
         }
     };
     let error = PyTimeoutError::new_err(text);
-    if let Some(failure) = cause {
-        error.set_cause(py, Some(errors::of_failure(py, &failure)));
+    if let Some(unopened) = cause {
+        error.set_cause(py, Some(unopened.error(py)));
     }
     error
 }
@@ -296,14 +298,15 @@ impl ConnectionPool {
     /// Accepts anything: subclasses may have their own signature, configuration happens in `__init__`.
     #[new]
     #[pyo3(signature = (*_arguments, **_options), text_signature = "(db_path, min_size=2, max_size=10, \
-        max_idle_time=300, check_interval=60, *, max_lifetime=None, leak_after=None, durability='process')")]
+        max_idle_time=300, check_interval=60, *, max_lifetime=None, leak_after=None, durability='process', on_connect=None)")]
     fn new(py: Python<'_>, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let lock = Py::new(py, CacheLock::default())?;
         Ok(Self { core: OnceLock::new(), lock, named: AttachedCell::new(None) })
     }
 
     #[pyo3(signature = (db_path, min_size = 2, max_size = 10, max_idle_time = Given::Default,
-        check_interval = Given::Default, *, max_lifetime = None, leak_after = None, durability = "process"))]
+        check_interval = Given::Default, *, max_lifetime = None, leak_after = None, durability = "process",
+        on_connect = None))]
     #[allow(clippy::too_many_arguments)]
     fn __init__<'py>(
         slf: &Bound<'py, Self>,
@@ -315,6 +318,7 @@ impl ConnectionPool {
         max_lifetime: Option<Bound<'py, PyAny>>,
         leak_after: Option<Bound<'py, PyAny>>,
         durability: &str,
+        on_connect: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -334,7 +338,8 @@ impl ConnectionPool {
         let durability = self::durability(durability)?;
         let opener = Opener::new(&path_of(&path)?, durability)?;
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", &path))?;
-        let core = Pool::new(Keeper::new(opener, leak_after.is_some()), settings);
+        let on_connect = options::callable(on_connect, "on_connect")?;
+        let core = Pool::new(Keeper::new(opener, leak_after.is_some(), on_connect), settings);
         if this.core.set(Arc::clone(&core)).is_err() {
             return Err(errors::programming(py, "the pool is initialised already"));
         }
@@ -530,7 +535,7 @@ impl ConnectionPool {
     #[getter]
     fn last_error(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         let failure = self.core(py)?.last_error();
-        Ok(failure.map(|failure| errors::of_failure(py, &failure).into_value(py).into_any()))
+        Ok(failure.map(|unopened| unopened.error(py).into_value(py).into_any()))
     }
 
     /// Path of the database as it was given.
@@ -628,7 +633,14 @@ impl ConnectionPool {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self.core.get() {
-            Some(core) => core.try_visit(|held| visit.call(&held.object)),
+            Some(core) => {
+                core.try_visit(|held| visit.call(&held.object))?;
+                core.try_visit_error(|unopened| match unopened {
+                    Unopened::Raised(raised) => visit.call(raised),
+                    Unopened::Refused(_) => Ok(()),
+                })?;
+                core.manage().traverse(&visit)
+            }
             None => Ok(()),
         }
     }
@@ -637,6 +649,7 @@ impl ConnectionPool {
     fn __clear__(&self) {
         if let Some(core) = self.core.get() {
             core.close(Patience::none());
+            core.manage().clear();
         }
     }
 }

@@ -7,8 +7,10 @@ use parking_lot::Mutex;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
 
-use super::keeper::Keeper;
+use super::connection::Connection;
+use super::keeper::{Held, Keeper, Unopened};
 use super::pool::{self, ConnectionPool, Timeout, look_at_file};
 use super::row::Row;
 use super::{adapt, errors, gil, lane, owned};
@@ -29,41 +31,58 @@ pub struct Writes {
 
 #[derive(Default)]
 struct Kept {
-    /// With the epoch of the file it writes to.
-    group: Option<(Arc<Group>, u32)>,
+    writer: Option<Writer>,
     is_closed: bool,
+}
+
+/// A connection that writes.
+struct Writer {
+    group: Arc<Group>,
+    /// That of the file it writes to.
+    epoch: u32,
+    /// Keeps what `on_connect` registered. It gives no access to the database.
+    connection: Py<Connection>,
+}
+
+impl Writer {
+    fn new(held: Held) -> Self {
+        // The group waits for other processes itself, as long as each caller likes.
+        gil::set_busy_timeout(&held.db.enter(), Duration::ZERO);
+        let group = Group::new(Arc::clone(&held.db), lane_of(&held.db));
+        // `on_connect` may have kept it. Without the interpreter there is nobody to use it.
+        Python::try_attach(|py| drop(held.object.get().state.with(py, |state| state.db.take())));
+        Self { group, epoch: held.epoch, connection: held.object }
+    }
 }
 
 impl Writes {
     /// The group, if it has been opened.
     fn ready(&self, epoch: u32) -> Option<Arc<Group>> {
         let kept = self.kept().lock();
-        kept.group.as_ref().filter(|(_, known)| *known == epoch).map(|(group, _)| Arc::clone(group))
+        kept.writer.as_ref().filter(|writer| writer.epoch == epoch).map(|writer| Arc::clone(&writer.group))
     }
 
     fn kept(&self) -> &Mutex<Kept> {
         self.kept.get(|_| Mutex::default())
     }
 
-    /// The group that writes to the file which has the path now.
-    fn group(&self, keeper: &Keeper, until: Option<Instant>) -> Result<Arc<Group>, WriteError> {
-        let mut kept = self.kept().lock();
-        if kept.is_closed {
-            return Err(WriteError::Closed);
+    /// The group that writes to the file which has the path now; `None` if the pool is closed.
+    fn group(&self, keeper: &Keeper, until: Option<Instant>) -> Result<Option<Arc<Group>>, Unopened> {
+        if self.kept().lock().is_closed {
+            return Ok(None);
         }
-        let outdated = match &kept.group {
-            Some((group, known)) if *known == keeper.epoch() => return Ok(Arc::clone(group)),
-            _ => kept.group.take(),
+        // No lock: this may call `on_connect`. Two threads may get here; one of their connections is closed again.
+        let opened = Writer::new(keeper.open(until)?);
+        let mut kept = self.kept().lock();
+        let (group, spare) = match &kept.writer {
+            _ if kept.is_closed => (None, Some(opened)),
+            Some(writer) if writer.epoch == keeper.epoch() => (Some(Arc::clone(&writer.group)), Some(opened)),
+            // What that is writing goes to a file that has lost its name.
+            _ => (Some(Arc::clone(&opened.group)), kept.writer.replace(opened)),
         };
-        let db = keeper.opener.open(until)?;
-        let epoch = keeper.note(db.file_id().cloned());
-        gil::watch(&db.enter());
-        let group = Group::new(Arc::clone(&db), lane_of(&db));
-        kept.group = Some((Arc::clone(&group), epoch));
         drop(kept);
-        if let Some((old, _)) = outdated {
-            // What it is writing goes to a file that has lost its name.
-            old.close(Duration::ZERO);
+        if let Some(spare) = spare {
+            spare.group.close(Duration::ZERO);
         }
         Ok(group)
     }
@@ -72,11 +91,17 @@ impl Writes {
     pub fn close(&self, timeout: Duration) {
         let mut kept = self.kept().lock();
         kept.is_closed = true;
-        let group = kept.group.take();
+        let writer = kept.writer.take();
         drop(kept);
-        if let Some((group, _)) = group {
-            group.close(timeout);
+        if let Some(writer) = writer {
+            writer.group.close(timeout);
         }
+    }
+
+    /// For the garbage collector.
+    pub fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Some(kept) = self.kept.peek().and_then(|kept| kept.try_lock()) else { return Ok(()) };
+        kept.writer.as_ref().map_or(Ok(()), |writer| visit.call(&writer.connection))
     }
 }
 
@@ -313,7 +338,7 @@ impl ConnectionPool {
             Some(group) => group,
             None => {
                 let found = py.detach(|| keeper.writes.group(keeper, until));
-                found.map_err(|error| error_of(py, &error))?
+                found.map_err(|unopened| unopened.error(py))?.ok_or_else(|| pool::closed(py))?
             }
         };
         Ok((group, request))
@@ -326,7 +351,7 @@ impl ConnectionPool {
     ///
     /// Writes that come together share a transaction and its commit, each in a savepoint of its own: an error of one is its
     /// own, and nothing of it is left. They are written by a connection of the pool's own, in the lane that all writers of
-    /// the file take, so functions and PRAGMAs of borrowed connections do not apply.
+    /// the file take: functions and PRAGMAs of borrowed connections do not apply there, those of `on_connect` do.
     ///
     /// Args:
     ///     sql: An INSERT, UPDATE, DELETE or any other single statement, but none that manages transactions or the

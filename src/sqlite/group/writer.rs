@@ -166,6 +166,12 @@ impl Writer {
             }
         }
         let outcome = match self.cache.run(db, entered, &request.sql, &request.params) {
+            _ if entered.has_failed_callback() => {
+                // A collation, say: SQLite took a made-up answer for its own.
+                entered.clear_failed_callback();
+                let message = "a callback of the connection raised an exception".to_owned();
+                Err(Failure { code: ffi::SQLITE_ERROR, message }.into())
+            }
             Ok(_) if statement::has_open_references(entered) => {
                 // Alone it would be checked by its own commit.
                 let message = "FOREIGN KEY constraint failed".to_owned();

@@ -229,6 +229,17 @@ impl<M: Manage> Pool<M> {
         state.entries().try_for_each(|entry| visit(&entry.kept.connection))
     }
 
+    /// The same for the last error.
+    pub fn try_visit_error<E>(&self, visit: impl FnOnce(&M::Error) -> Result<(), E>) -> Result<(), E> {
+        let Some(process) = self.process.peek() else { return Ok(()) };
+        let Some(state) = process.state.try_lock() else { return Ok(()) };
+        // Somebody else may have it as well; then it is not for the collector to judge.
+        match &state.last_error {
+            Some(error) if Arc::strong_count(error) == 1 => visit(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Panics if the bookkeeping contradicts itself.
     #[cfg(test)]
     fn validate(&self) {
