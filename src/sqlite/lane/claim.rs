@@ -178,20 +178,23 @@ impl LaneError {
         }
     }
 
-    /// The text of the error; `name` tells what a thread or task is called.
+    /// The text of the error; `name` tells what a thread or task is called. It begins as SQLite's does, which programs that
+    /// try again look for.
     pub fn message(&self, name: impl FnOnce(&Actor) -> String) -> String {
         let holder = self.holder().map(|holder| holder.describe(&name(&holder.actor)));
         let holder = holder.as_deref().unwrap_or("a connection that has just given it back");
         match self {
             Self::SelfWait(_) => format!(
-                "this write would wait for itself: the same caller has an open transaction through another connection; \
+                "database is locked: this write would wait for itself: the same caller has an open transaction through another connection; \
                  commit, roll back or close that one first. The write lane is held by {holder}"
             ),
             Self::Stalemate(_) => format!(
-                "two transactions that have read want to write, and each would wait for the other to end; roll back, and \
-                 start with BEGIN IMMEDIATE. The other is {holder}"
+                "database is locked: two transactions that have read want to write, and each would wait for the other to \
+                 end; roll back, and start with BEGIN IMMEDIATE. The other is {holder}"
             ),
-            Self::Timeout(_) => format!("timed out waiting for the write lane of the database, held by {holder}"),
+            Self::Timeout(_) => {
+                format!("database is locked: timed out waiting for its write lane, held by {holder}")
+            }
             Self::Interrupted => "interrupted".to_owned(),
         }
     }
@@ -216,6 +219,7 @@ mod tests {
     #[test]
     fn errors_name_the_holder() {
         let text = LaneError::Timeout(Some(Box::new(holder("INSERT INTO t VALUES (1)")))).to_string();
+        assert!(text.starts_with("database is locked: "), "{text}");
         for part in ["connection 3 of thread 7, since ", " UTC (0.0", "with: INSERT INTO t VALUES (1)"] {
             assert!(text.contains(part), "{text}");
         }
