@@ -12,6 +12,7 @@ import time
 import weakref
 
 import pytest
+from harness import Task
 
 import upshift.sqlite as sqlite
 
@@ -378,3 +379,45 @@ def test_a_call_compiles_a_statement(connection):
         connection(5)
     with pytest.raises(sqlite.OperationalError):
         connection("SELEC")
+
+
+class Flag:
+    def __init__(self, value):
+        self.value = value
+
+    def __bool__(self):
+        return self.value
+
+
+@pytest.mark.parametrize("flag", [1, 0, True, False, Flag(True), Flag(False), "x", ""])
+def test_flags_are_truth_values(tmp_path, monkeypatch, flag):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "flags.db"
+    with contextlib.closing(sqlite.connect(path, check_same_thread=flag)) as connection:
+        connection.execute("CREATE TABLE t (b)")
+        connection.execute("INSERT INTO t VALUES (zeroblob(4))")
+        connection.commit()
+        elsewhere = Task(lambda: connection.execute("SELECT 1").fetchone())
+        if flag:
+            with pytest.raises(sqlite.ProgrammingError, match="thread"):
+                elsewhere.result()
+        else:
+            assert elsewhere.result() == (1,)
+        with connection.blobopen("t", "b", 1, readonly=flag) as blob:
+            if flag:
+                with pytest.raises(sqlite.OperationalError):
+                    blob.write(b"1")
+            else:
+                blob.write(b"1")
+    with contextlib.closing(sqlite.connect("file:named.db?mode=memory", uri=flag)) as connection:
+        # Some libraries take every name for a URI; what counts is that a true flag does.
+        assert connection.execute("PRAGMA database_list").fetchone()[2] == "" or not flag
+
+
+def test_a_flag_that_raises(tmp_path):
+    class Moody:
+        def __bool__(self):
+            raise LookupError("no opinion")
+
+    with pytest.raises(LookupError, match="no opinion"):
+        sqlite.connect(":memory:", uri=Moody())

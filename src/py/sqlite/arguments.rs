@@ -7,6 +7,8 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use crate::py::hang;
+
 /// A method whose parameters may be given by name.
 pub struct Method<const N: usize> {
     pub name: &'static str,
@@ -106,6 +108,17 @@ pub fn text(value: &Bound<'_, PyAny>, which: &str) -> PyResult<CString> {
         return Err(PyTypeError::new_err(format!("{which} must be str, not {class}")));
     };
     CString::new(text.to_str()?).map_err(|_| PyValueError::new_err("embedded null character"))
+}
+
+/// A flag: the truth value of any object.
+pub struct Truth(pub bool);
+
+impl<'py> FromPyObject<'_, 'py> for Truth {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        hang::is_true(&value).map(Self)
+    }
 }
 
 /// An int of C.

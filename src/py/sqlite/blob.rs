@@ -10,6 +10,7 @@ use pyo3::types::slice::PySliceIndices;
 use pyo3::types::{PyBytes, PyInt, PySlice};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::arguments::Truth;
 use super::connection::{Connection, closed, enter};
 use super::{errors, gil, lane};
 use crate::sqlite::Entered;
@@ -342,15 +343,17 @@ impl Connection {
     ///     row: The rowid.
     ///     readonly: Do not allow writing.
     ///     name: Database: `"main"`, `"temp"` or the name of an attached one.
-    #[pyo3(signature = (table, column, row, /, *, readonly = false, name = "main"))]
+    #[pyo3(signature = (table, column, row, /, *, readonly = Truth(false), name = "main"),
+        text_signature = "($self, table, column, row, /, *, readonly=False, name='main')")]
     fn blobopen(
         slf: &Bound<'_, Self>,
         table: &str,
         column: &str,
         row: &Bound<'_, PyAny>,
-        readonly: bool,
+        readonly: Truth,
         name: &str,
     ) -> PyResult<Blob> {
+        let Truth(readonly) = readonly;
         let py = slf.py();
         let db = slf.get().db(py)?;
         let row: i64 = row.extract().map_err(|error: PyErr| {

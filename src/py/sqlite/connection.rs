@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::arguments::Truth;
 use super::convert::Text;
 use super::cursor::Cursor;
 use super::errors;
@@ -308,8 +309,8 @@ impl Connection {
     /// `PRAGMA`s of the pool and the like aside, a connection is as SQLite opens it.
     #[allow(clippy::too_many_arguments)]
     #[pyo3(signature = (
-        database, timeout = 5.0, detect_types = 0, isolation_level = Given::Default, check_same_thread = true,
-        factory = None, cached_statements = 128, uri = false, *, autocommit = Given::Default
+        database, timeout = 5.0, detect_types = 0, isolation_level = Given::Default, check_same_thread = Truth(true),
+        factory = None, cached_statements = 128, uri = Truth(false), *, autocommit = Given::Default
     ))]
     fn _connect<'py>(
         slf: &Bound<'py, Self>,
@@ -317,10 +318,10 @@ impl Connection {
         timeout: f64,
         detect_types: i32,
         isolation_level: Given<'py>,
-        check_same_thread: bool,
+        check_same_thread: Truth,
         factory: Option<&Bound<'py, PyAny>>,
         cached_statements: i32,
-        uri: bool,
+        uri: Truth,
         autocommit: Given<'py>,
     ) -> PyResult<()> {
         let py = slf.py();
@@ -339,7 +340,7 @@ impl Connection {
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", database))?;
         let this = slf.get();
         forget(slf);
-        let db = py.detach(|| Db::open(&path, &Open { uri, ..Open::default() }));
+        let db = py.detach(|| Db::open(&path, &Open { uri: uri.0, ..Open::default() }));
         let db = db.map_err(|failure| errors::of_failure(py, &failure))?;
         gil::install(&db.enter(), busy_timeout);
         this.state.with(py, |state| {
@@ -347,7 +348,7 @@ impl Connection {
             state.detect_types = detect_types;
             state.isolation = isolation;
             state.autocommit = autocommit;
-            state.thread = check_same_thread.then(thread_ident);
+            state.thread = check_same_thread.0.then(thread_ident);
             state.statements = Statements::new(usize::try_from(cached_statements).unwrap_or(0));
             state.busy_timeout = busy_timeout;
             state.initialised = true;
