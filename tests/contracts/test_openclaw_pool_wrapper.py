@@ -346,3 +346,14 @@ def test_it_is_not_picklable(connection):  # DESIGN §2.1 "Not picklable → a c
 
     with pytest.raises(TypeError, match=r"pickle"):
         pickle.dumps(connection)
+
+
+def test_isinstance_sees_a_connection_of_the_standard_library(pool):  # openclaw §3 "stdlib sqlite3.Connection"
+    class Own(PooledConnection):
+        pass
+
+    with pool.connection() as connection:
+        assert isinstance(connection, sqlite3.Connection) and isinstance(connection, PooledConnection)
+        assert type(connection) is PooledConnection and type(connection).__name__ == "PooledConnection"
+        own = Own(connection.conn, pool)
+        assert isinstance(own, Own) and own.__class__ is Own

@@ -9,6 +9,7 @@ import time
 import pytest
 
 import upshift.sqlite as sqlite
+from upshift.sqlite import ConnectionPool
 
 
 def filled(path=":memory:", rows=200, **options):
@@ -348,3 +349,15 @@ def test_a_closed_connection_is_refused_at_once(target):
         target.iterdump()
     with pytest.raises(sqlite.ProgrammingError):
         target.serialize()
+
+
+def test_a_borrowed_connection_is_a_target(tmp_path):
+    source = sqlite.connect(":memory:")
+    source.execute("CREATE TABLE t (x)")
+    with ConnectionPool(tmp_path / "target.db") as pool:
+        with pool.connection() as target:
+            source.backup(target)
+            assert target.execute("SELECT count(*) FROM t").fetchone()[0] == 0
+        with pytest.raises(sqlite3.ProgrammingError, match="given back"):
+            source.backup(target)
+    source.close()

@@ -19,7 +19,7 @@ import upshift.sqlite
 # Since Python 3.12 the default adapters of dates warn; pandas registers its own for times only.
 pytestmark = pytest.mark.filterwarnings("ignore:The default .* is deprecated as of Python 3.12:DeprecationWarning")
 
-KINDS = ["standard library", "raw", "pool", "alchemy"]
+KINDS = ["standard library", "raw", "pool", "wrapper", "alchemy"]
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def opened(kind, path):
     elif kind == "raw":
         with closing(upshift.sqlite.connect(path)) as connection:
             yield connection
-    elif kind == "pool":
+    elif kind in ("pool", "wrapper"):
         pool = upshift.sqlite.ConnectionPool(path, min_size=0)
         with pool.connection() as connection:
             connection.row_factory = None
-            yield connection.conn
+            yield connection if kind == "wrapper" else connection.conn
         pool.close_all()
     else:
         engine = sa.create_engine(f"sqlite:///{path}", module=upshift.sqlite)

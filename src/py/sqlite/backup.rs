@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use super::blob::terminated;
 use super::connection::{Connection, check_open, detached};
+use super::pooled::PooledConnection;
 use super::{errors, gil, lane};
 use crate::py::hang;
 use crate::sqlite::backup::{Backup, Step, enter_both};
@@ -64,7 +65,7 @@ impl Connection {
     /// Make a backup of the database, into another connection, while both may be in use.
     ///
     /// Args:
-    ///     target: Connection to write to.
+    ///     target: Connection to write to, also a `PooledConnection`.
     ///     pages: Pages to copy at a time; all at once if zero or negative.
     ///     progress: Called after each time with SQLite's status, pages left and pages in all.
     ///     name: Database to copy: `"main"`, `"temp"` or the name of an attached one.
@@ -83,7 +84,10 @@ impl Connection {
     ) -> PyResult<()> {
         let py = slf.py();
         let source = slf.get().db(py)?;
-        let Ok(target) = target.cast::<Self>() else { return Err(wrong_target(target)) };
+        let target = match target.cast::<PooledConnection>() {
+            Ok(wrapper) => wrapper.get().raw(py)?,
+            Err(_) => target.cast::<Self>().map_err(|_| wrong_target(target))?,
+        };
         let name = terminated(name)?;
         let pause = Duration::try_from_secs_f64(sleep)
             .map_err(|_| PyValueError::new_err("sleep must be greater-than or equal to zero"))?;

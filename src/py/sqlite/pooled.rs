@@ -48,7 +48,7 @@ impl PooledConnection {
 
     /// The raw connection, as long as it is this borrower's.
     #[inline(always)]
-    fn raw<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<&'a Bound<'py, Connection>> {
+    pub fn raw<'a, 'py>(&'a self, py: Python<'py>) -> PyResult<&'a Bound<'py, Connection>> {
         if self.lease.is_live() && self.lease.connection().db.is_ours() {
             return Ok(self.conn.bind(py));
         }
@@ -104,6 +104,12 @@ impl PooledConnection {
     #[getter]
     fn conn(&self, py: Python<'_>) -> Py<Connection> {
         self.conn.clone_ref(py)
+    }
+
+    /// What `isinstance` sees: the standard library's class.
+    #[getter(__class__)]
+    fn class<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        super::module::passes_for(slf.as_any(), &slf.py().get_type::<Self>(), "Connection")
     }
 
     /// The pool it belongs to.
