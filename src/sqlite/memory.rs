@@ -46,7 +46,7 @@ unsafe fn is_memdb(raw: *mut ffi::sqlite3) -> bool {
 }
 
 /// The path that SQLite reads from a URI: without scheme, authority, parameters and fragment, unescaped.
-fn path_of_uri(uri: &str) -> Option<String> {
+pub(super) fn path_of_uri(uri: &str) -> Option<String> {
     let rest = uri.strip_prefix("file:")?;
     let rest = rest.split(['?', '#']).next()?;
     let path = match rest.strip_prefix("//") {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rusqlite::ffi;
 
 use super::group::Durability;
-use super::{Db, Entered, Failure, Open};
+use super::{Db, Entered, Failure, Open, memory};
 use crate::store;
 use crate::support::backoff;
 use crate::support::runtime::{PerProcess, pid};
@@ -34,8 +34,8 @@ pub struct Opener {
 }
 
 enum Target {
-    /// An absolute path.
-    File(PathBuf),
+    /// An absolute path, and the URI by which it is opened, if it is.
+    File { path: PathBuf, uri: Option<PathBuf> },
     /// A database in memory, one for all connections; each process has its own. The number keeps pools apart.
     Memory { number: u64, anchor: PerProcess<Mutex<Option<Arc<Db>>>> },
 }
@@ -50,15 +50,35 @@ impl Opener {
             Target::Memory { number: MEMORIES.fetch_add(1, Ordering::Relaxed), anchor: PerProcess::new() }
         } else {
             // The current folder may change.
-            Target::File(std::path::absolute(path)?)
+            Target::File { path: std::path::absolute(path)?, uri: None }
         };
         Ok(Self { target, durability })
+    }
+
+    /// For the file that a URI names, as `file:…?mode=ro`; `None` if that is no file.
+    pub fn with_uri(uri: &str, durability: Durability) -> std::io::Result<Option<Self>> {
+        let Some(named) = memory::path_of_uri(uri) else { return Self::new(Path::new(uri), durability).map(Some) };
+        let query = uri.split('#').next().and_then(|uri| uri.split_once('?')).map_or("", |(_, query)| query);
+        let in_memory = query.split('&').any(|option| matches!(option, "mode=memory" | "vfs=memdb"));
+        if in_memory || named.is_empty() || named == ":memory:" {
+            return Ok(None);
+        }
+        let path = std::path::absolute(&named)?;
+        let uri = match path.to_str() {
+            // The current folder may change.
+            Some(path) if Path::new(&named).is_relative() => {
+                let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+                format!("file:{path}?{query}")
+            }
+            _ => uri.to_owned(),
+        };
+        Ok(Some(Self { target: Target::File { path, uri: Some(uri.into()) }, durability }))
     }
 
     /// The file, unless the database is in memory.
     pub fn file(&self) -> Option<&Path> {
         match &self.target {
-            Target::File(path) => Some(path),
+            Target::File { path, .. } => Some(path),
             Target::Memory { .. } => None,
         }
     }
@@ -73,7 +93,8 @@ impl Opener {
         let limit = Instant::now() + BUSY_TIMEOUT;
         let until = until.map_or(limit, |until| until.min(limit));
         let db = match &self.target {
-            Target::File(path) => Db::open(path, &Open::default())?,
+            Target::File { uri: Some(uri), .. } => Db::open(uri, &Open { uri: true, ..Open::default() })?,
+            Target::File { path, uri: None } => Db::open(path, &Open::default())?,
             Target::Memory { number, anchor } => {
                 let name = format!("file:/upshift-pool-{}-{number}?vfs=memdb", pid());
                 let options = Open { uri: true, ..Open::default() };
@@ -102,6 +123,10 @@ impl Opener {
         // Two processes that open a new file at once: SQLite refuses one of them without asking the handler.
         let mut tries = 0;
         while let Err(failure) = execute(entered, c"PRAGMA journal_mode = WAL") {
+            // Opened for reading only, it stays in the mode that it has.
+            if failure.primary() == ffi::SQLITE_READONLY && is_readonly(entered) {
+                break;
+            }
             if failure.primary() != ffi::SQLITE_BUSY || Instant::now() >= until {
                 return Err(failure);
             }
@@ -124,6 +149,11 @@ impl Opener {
             drop(anchor);
         }
     }
+}
+
+fn is_readonly(entered: &Entered<'_>) -> bool {
+    // SAFETY: the connection is open.
+    unsafe { ffi::sqlite3_db_readonly(entered.raw(), c"main".as_ptr()) == 1 }
 }
 
 /// Runs one statement and forgets its rows.

@@ -7,6 +7,7 @@ import gc
 import inspect
 import os
 import sqlite3
+import time
 import weakref
 from pathlib import Path
 
@@ -293,3 +294,18 @@ def test_exit_without_closing(pool_path):  # openclaw D14: no hook pins them, no
     run(program, pool_path, timeout=20)
     peer = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT x FROM t').fetchall())"
     assert ast.literal_eval(run(peer, pool_path)) == [(1,)]
+
+
+def test_closing_all_pools_waits_once_for_all(tmp_path):  # openclaw §3.4
+    pools = [get_pool(tmp_path / f"{number}.db") for number in range(4)]
+    lent = [pool.acquire() for pool in pools]
+    started = time.monotonic()
+    close_all_pools(timeout=0.2)
+    assert 0.2 <= time.monotonic() - started < 0.7
+    assert not any(pool.running for pool in pools)
+    for wrapper in lent:
+        wrapper.close()
+    for timeout in ("1", float("nan")):
+        with pytest.raises((TypeError, ValueError), match="timeout must be"):
+            close_all_pools(timeout)
+    close_all_pools(None)

@@ -802,3 +802,22 @@ def test_a_pool_nobody_holds_goes_away(tmp_path):  # openclaw §1: maintenance m
     gc.collect()
     eventually(lambda: reference() is None)
     eventually(lambda: companions(tmp_path / "dropped.db") == [])
+
+
+def test_a_closed_pool_cannot_be_entered(make_pool):  # openclaw §3.1 "After close_all(): ProgrammingError"
+    pool = make_pool()
+    with pool as same:
+        assert same is pool
+    with pytest.raises(sqlite3.ProgrammingError, match="closed pool"), pool:
+        raise AssertionError
+
+
+def test_who_has_a_connection_may_use_it_while_the_pool_closes(make_pool):  # openclaw §3.1 close_all
+    pool = make_pool()
+    connection = pool.acquire()
+    ending = Task(pool.close_all, 20)
+    eventually(lambda: not pool.running)
+    assert connection.execute("SELECT 1").fetchone()[0] == 1
+    assert not ending.done()
+    connection.close()
+    ending.result()

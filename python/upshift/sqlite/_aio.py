@@ -12,12 +12,12 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from upshift import _native
 
 if TYPE_CHECKING:
-    from upshift._native import Connection, Cursor, _ManyParameters
+    from upshift._native import Connection, Cursor, PooledConnection, _ManyParameters
 
 #: Rows that are fetched together with the first one; taking them needs no other thread.
 PREFETCH = 64
@@ -150,8 +150,11 @@ class AsyncCursor:
     """Rows of one statement. Made by `AsyncConnection.execute()` or `AsyncConnection.cursor()`.
 
     Iterate with `async for`, or use the fetch methods, which are those of `Cursor` as coroutines. The first rows come
-    with the statement, so that short results need no further waiting.
+    with the statement, so that short results need no further waiting; for columns ask for none of them:
+    `await cursor.execute(sql, prefetch=0)`, then `await cursor.fetchnumpy()`.
     """
+
+    __slots__ = ("__weakref__", "_connection", "_cursor", "_exhausted", "_rows")
 
     def __init__(self, connection: AsyncConnection, cursor: Cursor) -> None:
         self._connection = connection
@@ -197,22 +200,25 @@ class AsyncCursor:
     def row_factory(self, factory: Any) -> None:
         self._cursor.row_factory = factory
 
-    async def execute(self, sql: str, parameters: Parameters = (), /) -> AsyncCursor:
-        """Run one statement; returns the cursor itself. The first rows of its result are fetched by the way.
+    async def execute(self, sql: str, parameters: Parameters = (), /, *, prefetch: int = PREFETCH) -> AsyncCursor:
+        """Run one statement; returns the cursor itself. Up to `prefetch` rows of its result come with it.
 
         Args:
             sql: One statement.
             parameters: A sequence for `?`, or a mapping for `:name`.
+            prefetch: Rows to fetch together with the first one; 0 if columns are wanted.
 
         Raises what `Cursor.execute` raises. Cancelled, the statement is interrupted.
         """
+        if not isinstance(prefetch, int) or prefetch < 0:
+            raise ValueError(f"prefetch must be an int of 0 or more, not {prefetch!r}")
         cursor = self._cursor
 
         def call() -> list[Any]:
             cursor.execute(sql, parameters)
-            return cursor.fetchmany(PREFETCH) if cursor.description is not None else []
+            return cursor.fetchmany(prefetch) if prefetch and cursor.description is not None else []
 
-        await self._start(call)
+        await self._start(call, prefetch)
         return self
 
     async def executemany(self, sql: str, seq_of_parameters: _ManyParameters, /) -> AsyncCursor:
@@ -241,12 +247,12 @@ class AsyncCursor:
         await self._start(call)
         return self
 
-    async def _start(self, call: Callable[[], list[Any]]) -> None:
+    async def _start(self, call: Callable[[], list[Any]], prefetch: int = PREFETCH) -> None:
         self._rows.clear()
         self._exhausted = True
         rows = await self._connection._run(call)
         self._rows.extend(rows)
-        self._exhausted = len(rows) < PREFETCH
+        self._exhausted = len(rows) < prefetch
 
     async def _more(self, size: int) -> None:
         """Fetch up to `size` further rows."""
@@ -282,6 +288,39 @@ class AsyncCursor:
         self._rows.clear()
         return rows
 
+    async def fetchnumpy(
+        self,
+        size: int | None = None,
+        *,
+        text: Literal["object", "fixed"] = "object",
+        nulls: Literal["masked", "nan"] = "masked",
+    ) -> dict[str, Any]:
+        """What is left of the result, or up to `size` rows of it, as a dict of arrays. Needs `execute(…, prefetch=0)`."""
+        self._refuse_rows("fetchnumpy")
+        found: dict[str, Any] = await self._connection._run(
+            lambda: self._cursor.fetchnumpy(size, text=text, nulls=nulls)
+        )
+        return found
+
+    async def fetchnumpy_batches(
+        self,
+        size: int = 65536,
+        *,
+        text: Literal["object", "fixed"] = "object",
+        nulls: Literal["masked", "nan"] = "masked",
+    ) -> AsyncIterator[dict[str, Any]]:
+        """What is left of the result, in dicts of arrays with `size` rows each. Needs `execute(…, prefetch=0)`."""
+        self._refuse_rows("fetchnumpy_batches")
+        batches = self._cursor.fetchnumpy_batches(size, text=text, nulls=nulls)
+        while (batch := await self._connection._run(lambda: next(batches, None))) is not None:
+            yield batch
+
+    def _refuse_rows(self, method: str) -> None:
+        if self._rows:
+            raise sqlite3.ProgrammingError(
+                f"{method}() would miss rows that came with the statement; run it with execute(…, prefetch=0)"
+            )
+
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
@@ -311,9 +350,18 @@ class AsyncCursor:
 class AsyncConnection:
     """A pooled connection, for one task at a time: what `async with pool.aconnection()` yields.
 
-    Its methods are those of `Connection` as coroutines. Statements of one connection run one after the other, in the
-    order in which they were awaited. Attributes that need no waiting are plain ones.
+    Coroutines: `execute`, `executemany`, `executescript`, `commit`, `rollback`, `backup`, `create_function`,
+    `create_aggregate`, `create_window_function`, `create_collation`, `set_authorizer`, `set_progress_handler`,
+    `set_trace_callback`, `getlimit`, `setlimit`. `iterdump` is an asynchronous generator. They take what those of
+    `Connection` take, and run one after the other, in the order in which they were awaited. Functions and other callbacks
+    are called by background threads.
+
+    Plain: `cursor()`, `interrupt()`, and the attributes `in_transaction`, `total_changes`, `row_factory`, `text_factory`,
+    `isolation_level`, `autocommit`; to assign the last two may end a transaction, which blocks. Everything else is on
+    `conn`, the `Connection` itself, whose methods block.
     """
+
+    __slots__ = ("__weakref__", "_raw", "_turn")
 
     def __init__(self, raw: Connection) -> None:
         self._raw: Connection | None = raw
@@ -321,7 +369,7 @@ class AsyncConnection:
 
     @property
     def conn(self) -> Connection:
-        """The raw connection; for what has no coroutine here. Its methods block."""
+        """The connection itself, for what is not here. Its methods block."""
         return self._check()
 
     @property
@@ -343,16 +391,41 @@ class AsyncConnection:
     def row_factory(self, factory: Any) -> None:
         self._check().row_factory = factory
 
+    @property
+    def text_factory(self) -> Any:
+        return self._check().text_factory
+
+    @text_factory.setter
+    def text_factory(self, factory: Any) -> None:
+        self._check().text_factory = factory
+
+    @property
+    def isolation_level(self) -> str | None:
+        return self._check().isolation_level
+
+    @isolation_level.setter
+    def isolation_level(self, level: Any) -> None:
+        self._check().isolation_level = level
+
+    @property
+    def autocommit(self) -> Any:
+        return self._check().autocommit
+
+    @autocommit.setter
+    def autocommit(self, autocommit: Any) -> None:
+        self._check().autocommit = autocommit
+
     def cursor(self) -> AsyncCursor:
         """A cursor to run several statements on."""
         return AsyncCursor(self, self._check().cursor())
 
-    async def execute(self, sql: str, parameters: Parameters = (), /) -> AsyncCursor:
+    async def execute(self, sql: str, parameters: Parameters = (), /, *, prefetch: int = PREFETCH) -> AsyncCursor:
         """Run one statement on a new cursor, which is returned. It is a transaction of its own unless one was begun.
 
         Args:
             sql: One statement.
             parameters: A sequence for `?`, or a mapping for `:name`.
+            prefetch: Rows to fetch together with the first one; 0 if columns are wanted.
 
         Raises:
             ProgrammingError: The connection was given back, or `Connection.execute` raises it.
@@ -360,7 +433,7 @@ class AsyncConnection:
 
         Cancelled, the statement is interrupted.
         """
-        return await self.cursor().execute(sql, parameters)
+        return await self.cursor().execute(sql, parameters, prefetch=prefetch)
 
     async def executemany(self, sql: str, seq_of_parameters: _ManyParameters, /) -> AsyncCursor:
         """Run one statement for each set of parameters on a new cursor, which is returned.
@@ -385,6 +458,45 @@ class AsyncConnection:
         """Roll the open transaction back, if there is one."""
         if self._check().in_transaction:
             await self._run(self._check().rollback)
+
+    async def backup(self, target: Connection | PooledConnection | AsyncConnection, **options: Any) -> None:
+        """Copy the database into another connection, which must not be used meanwhile."""
+        into = target._check() if isinstance(target, AsyncConnection) else target
+        await self._run(lambda: self._check().backup(into, **options))
+
+    async def iterdump(self, **options: Any) -> AsyncIterator[str]:
+        """The database as SQL text, line by line; all of it is made before the first."""
+        for line in await self._run(lambda: list(self._check().iterdump(**options))):
+            yield line
+
+    async def create_function(self, name: str, narg: int, func: Callable[..., Any] | None, **options: Any) -> None:
+        await self._run(lambda: self._check().create_function(name, narg, func, **options))
+
+    async def create_aggregate(self, name: str, n_arg: int, aggregate_class: Any) -> None:
+        await self._run(lambda: self._check().create_aggregate(name, n_arg, aggregate_class))
+
+    async def create_window_function(self, name: str, num_params: int, aggregate_class: Any) -> None:
+        await self._run(lambda: self._check().create_window_function(name, num_params, aggregate_class))
+
+    async def create_collation(self, name: str, callback: Callable[[str, str], int] | None) -> None:
+        await self._run(lambda: self._check().create_collation(name, callback))
+
+    async def set_authorizer(self, authorizer_callback: Callable[..., Any] | None) -> None:
+        await self._run(lambda: self._check().set_authorizer(authorizer_callback))
+
+    async def set_progress_handler(self, progress_handler: Callable[[], Any] | None, n: int) -> None:
+        await self._run(lambda: self._check().set_progress_handler(progress_handler, n))
+
+    async def set_trace_callback(self, trace_callback: Callable[[str], Any] | None) -> None:
+        await self._run(lambda: self._check().set_trace_callback(trace_callback))
+
+    async def getlimit(self, category: int) -> int:
+        limit: int = await self._run(lambda: self._check().getlimit(category))
+        return limit
+
+    async def setlimit(self, category: int, limit: int) -> int:
+        before: int = await self._run(lambda: self._check().setlimit(category, limit))
+        return before
 
     def interrupt(self) -> None:
         """Make the running statement fail with `OperationalError`."""

@@ -173,7 +173,7 @@ class AsyncBorrowing:
 
     def __init__(self, pool: ConnectionPool, timeout: float | timedelta | None) -> None:
         self._pool: ConnectionPool | None = pool
-        self._timeout = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        self._timeout = pool._seconds(timeout)
         self._wrapper: PooledConnection | None = None
         self._connection: AsyncConnection | None = None
 
@@ -227,7 +227,7 @@ async def _acquire(pool: ConnectionPool, timeout: float | None) -> PooledConnect
     try:
         # `wait` leaves the future alone when it is cancelled.
         await asyncio.wait((future,), timeout=None if timeout is None else max(timeout, 0))
-    except asyncio.CancelledError:
+    except BaseException:
         pool._cancel(begun, False)
         if not future.cancel():
             late = future.result()
@@ -275,6 +275,8 @@ def holders(self: ConnectionPool) -> list[dict[str, Any]]:
 
 def _enter(self: ConnectionPool) -> ConnectionPool:
     """The pool itself; leaving the block closes it."""
+    if not self.running:
+        raise Connection.ProgrammingError("Cannot operate on a closed pool.")
     return self
 
 

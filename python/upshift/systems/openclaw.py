@@ -6,6 +6,8 @@ import logging
 import os
 import tempfile
 import threading
+import time
+from datetime import timedelta
 from pathlib import Path
 
 from upshift.cache import ResultCache
@@ -91,13 +93,19 @@ def get_pool(
         return pool
 
 
-def close_all_pools() -> None:
-    """Close and forget all pools that `get_pool()` made."""
+def close_all_pools(timeout: float | timedelta | None = 5.0) -> None:
+    """Close and forget all pools that `get_pool()` made.
+
+    Args:
+        timeout: Seconds to wait for connections that are lent, all pools together; None = without limit.
+    """
+    seconds = ConnectionPool._seconds(timeout)
+    end = None if seconds is None else time.monotonic() + seconds
     with _pools_lock:
         pools = list(_pools.values())
         _pools.clear()
     for pool in pools:
-        pool.close_all()
+        pool.close_all(None if end is None else max(end - time.monotonic(), 0))
 
 
 def db_pool_main() -> None:

@@ -2,6 +2,7 @@
 //!
 //! Borrowing and returning are here; what is for looking at, and what runs rarely, is Python (`upshift.sqlite._pool`).
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::arguments::Truth;
 use super::connection::{Connection, Given, path_of};
 use super::errors;
 use super::keeper::{Core, Keeper, Lease, Origin, Unopened};
@@ -50,6 +52,7 @@ use crate::support::sync::AttachedCell;
 ///     on_connect: Called with each new connection before it is first used, the one that `write()` writes with included:
 ///         for functions, collations and PRAGMAs such as `foreign_keys`. By whichever thread opens the connection. What
 ///         it raises counts as a failure to open.
+///     uri: `db_path` is a URI of a file, such as `file:…?mode=ro`. A database opened for reading only keeps its journal mode.
 ///
 /// Raises:
 ///     ValueError: A number is out of range, or `min_size` exceeds `max_size`.
@@ -285,6 +288,21 @@ fn check_sizes(min_size: usize, max_size: usize) -> PyResult<()> {
     Ok(())
 }
 
+fn opener(path: &Path, uri: bool, durability: Durability) -> PyResult<Opener> {
+    if path.as_os_str().is_empty() {
+        let text = "db_path must be a path or ':memory:'; the empty one is a temporary database for each connection";
+        return Err(PyValueError::new_err(text));
+    }
+    if !uri {
+        return Ok(Opener::new(path, durability)?);
+    }
+    let Some(uri) = path.to_str() else { return Err(PyValueError::new_err("db_path must be UTF-8 if it is a URI")) };
+    Opener::with_uri(uri, durability)?.ok_or_else(|| {
+        let text = format!("db_path must be the URI of a file, not {uri:?}; for a database in memory use ':memory:'");
+        PyValueError::new_err(text)
+    })
+}
+
 pub fn durability(name: &str) -> PyResult<Durability> {
     match name {
         "process" => Ok(Durability::Process),
@@ -298,7 +316,7 @@ impl ConnectionPool {
     /// Accepts anything: subclasses may have their own signature, configuration happens in `__init__`.
     #[new]
     #[pyo3(signature = (*_arguments, **_options), text_signature = "(db_path, min_size=2, max_size=10, \
-        max_idle_time=300, check_interval=60, *, max_lifetime=None, leak_after=None, durability='process', on_connect=None)")]
+        max_idle_time=300, check_interval=60, *, max_lifetime=None, leak_after=None, durability='process', on_connect=None, uri=False)")]
     fn new(py: Python<'_>, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let lock = Py::new(py, CacheLock::default())?;
         Ok(Self { core: OnceLock::new(), lock, named: AttachedCell::new(None) })
@@ -306,7 +324,7 @@ impl ConnectionPool {
 
     #[pyo3(signature = (db_path, min_size = 2, max_size = 10, max_idle_time = Given::Default,
         check_interval = Given::Default, *, max_lifetime = None, leak_after = None, durability = "process",
-        on_connect = None))]
+        on_connect = None, uri = Truth(false)))]
     #[allow(clippy::too_many_arguments)]
     fn __init__<'py>(
         slf: &Bound<'py, Self>,
@@ -319,6 +337,7 @@ impl ConnectionPool {
         leak_after: Option<Bound<'py, PyAny>>,
         durability: &str,
         on_connect: Option<Bound<'py, PyAny>>,
+        uri: Truth,
     ) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -336,7 +355,7 @@ impl ConnectionPool {
         };
         let path = py.import("os")?.call_method1("fspath", (db_path,))?;
         let durability = self::durability(durability)?;
-        let opener = Opener::new(&path_of(&path)?, durability)?;
+        let opener = opener(&path_of(&path)?, uri.0, durability)?;
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", &path))?;
         let on_connect = options::callable(on_connect, "on_connect")?;
         let core = Pool::new(Keeper::new(opener, leak_after.is_some(), on_connect), settings);
@@ -401,8 +420,8 @@ impl ConnectionPool {
         Ok(())
     }
 
-    /// Close the pool: borrowers and those who wait get `ProgrammingError` from now on, idle connections are closed.
-    /// Idempotent.
+    /// Close the pool: who asks for a connection, or waits for one, gets `ProgrammingError` from now on. Idle connections are
+    /// closed. Who has one may use it until it is returned or `timeout` is over. Idempotent.
     ///
     /// Args:
     ///     timeout: Seconds to wait for connections that are lent; None = without limit. Those still lent then are
@@ -496,6 +515,12 @@ impl ConnectionPool {
     /// Stops waiting; False if the callback has been or will be called.
     fn _cancel(&self, py: Python<'_>, ticket: u64, timed_out: bool) -> PyResult<bool> {
         Ok(self.core(py)?.cancel(Ticket(ticket), timed_out))
+    }
+
+    /// A timeout in seconds, checked.
+    #[staticmethod]
+    fn _seconds(timeout: Timeout) -> Option<f64> {
+        timeout.seconds()
     }
 
     /// The error of a timeout.
