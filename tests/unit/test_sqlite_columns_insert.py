@@ -344,3 +344,19 @@ class TestArrow:
             con.execute("DELETE FROM t")
         con.executemany("INSERT INTO t VALUES (:a, :b, :c)", {name: frame[name].to_numpy() for name in frame})
         assert [row[0::2] for row in con.execute("SELECT * FROM t")] == [row[0::2] for row in expected]
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], (1, 2), range(3), (number for number in range(3)), []])
+def test_lists_by_name_are_no_columns(values):
+    connection = sqlite.connect(":memory:")
+    connection.execute("CREATE TABLE t (x)")
+    class_name = type(values).__name__
+    with pytest.raises(TypeError, match=f"column 'x': expected an array, not {class_name}"):
+        connection.executemany("INSERT INTO t VALUES (:x)", {"x": values})
+    assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    # As sqlite3 would: the keys are the rows.
+    connection.executemany("INSERT INTO t VALUES (?)", {(1,): [2], ("a",): [3]})
+    connection.executemany("INSERT INTO t VALUES (?)", {"b": "c", "d": 1})
+    connection.executemany("INSERT INTO t VALUES (?)", {})
+    assert connection.execute("SELECT x FROM t").fetchall() == [(1,), ("a",), ("b",), ("d",)]
+    connection.close()

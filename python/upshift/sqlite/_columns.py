@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import GeneratorType
 from typing import Any
 
 Prepared = list[tuple[str, str, Any, int, Any]]
@@ -18,6 +19,7 @@ def prepare(parameters: Any) -> Prepared | None:
         columns = dict(parameters)
         arrays = [name for name, values in columns.items() if _is_array(values)]
         if not arrays:
+            _refuse_lists(columns)
             return None
         for name, values in columns.items():
             if not isinstance(name, str):
@@ -34,6 +36,14 @@ def prepare(parameters: Any) -> Prepared | None:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns differ in length: {lengths}")
     return [_column(name, values) for name, values in columns.items()]
+
+
+def _refuse_lists(columns: dict[Any, Any]) -> None:
+    """A dict of lists by name is meant as columns; to run the statement with each name, as sqlite3 would, is not."""
+    lists = (list, tuple, range, GeneratorType)
+    if columns and all(isinstance(name, str) and isinstance(values, lists) for name, values in columns.items()):
+        name, values = next(iter(columns.items()))
+        raise TypeError(f"column {name!r}: expected an array, not {type(values).__name__}")
 
 
 def _is_array(values: Any) -> bool:
