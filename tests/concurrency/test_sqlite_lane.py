@@ -507,5 +507,5 @@ def test_messages_begin_as_sqlites_do(connect):
         (exceptions.WriteLaneDeadlock, lambda: second.execute("BEGIN IMMEDIATE")),
         (exceptions.WriteLaneTimeout, Task(second.execute, "BEGIN IMMEDIATE").result),
     ):
-        with pytest.raises(error, match="^database is locked: "):
+        with pytest.raises(error, match=r"^database is locked: "):
             write()

@@ -364,7 +364,9 @@ def test_p14_a_deleted_file_is_noticed(make_pool, pool_path, tmp_path):  # openc
         assert outside.execute("SELECT name FROM sqlite_master").fetchall() == [("fresh",)]
 
 
-def test_p14_a_replaced_file_is_noticed_by_the_next_borrower_after_a_second(make_pool, pool_path, tmp_path):  # openclaw P14
+def test_p14_a_replaced_file_is_noticed_by_the_next_borrower_after_a_second(
+    make_pool, pool_path, tmp_path
+):  # openclaw P14
     make_database(pool_path, "old")
     pool = make_pool()
     borrowed = pool.acquire()

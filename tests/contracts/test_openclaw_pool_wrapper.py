@@ -353,7 +353,10 @@ def test_isinstance_sees_a_connection_of_the_standard_library(pool):  # openclaw
         pass
 
     with pool.connection() as connection:
-        assert isinstance(connection, sqlite3.Connection) and isinstance(connection, PooledConnection)
-        assert type(connection) is PooledConnection and type(connection).__name__ == "PooledConnection"
+        assert isinstance(connection, sqlite3.Connection)
+        assert isinstance(connection, PooledConnection)
+        assert type(connection) is PooledConnection
+        assert type(connection).__name__ == "PooledConnection"
         own = Own(connection.conn, pool)
-        assert isinstance(own, Own) and own.__class__ is Own
+        assert isinstance(own, Own)
+        assert own.__class__ is Own

@@ -93,7 +93,8 @@ def test_settings_reach_the_connection(pool):
         assert connection.in_transaction
         await connection.rollback()
         connection.autocommit = False
-        assert connection.in_transaction and connection.conn.autocommit is False
+        assert connection.in_transaction
+        assert connection.conn.autocommit is False
         connection.autocommit = True
 
     run(pool, body)
@@ -188,7 +189,8 @@ def test_callbacks_and_limits(pool):
         await connection.execute("SELECT 1 AS traced")
         await connection.set_trace_callback(None)
         await connection.set_progress_handler(None, 1)
-        assert "SELECT 1 AS traced" in told and "tick" in told
+        assert "SELECT 1 AS traced" in told
+        assert "tick" in told
         await connection.set_authorizer(lambda action, *_: sqlite.SQLITE_DENY if action == sqlite.SQLITE_READ else 0)
         with pytest.raises(sqlite3.DatabaseError, match="prohibited"):
             await connection.execute("SELECT k FROM t")
@@ -209,7 +211,8 @@ def test_backup_and_dump(pool, tmp_path):
         assert len(pages) > 1
         copy.close()
         lines = [line async for line in connection.iterdump()]
-        assert lines == list(connection.conn.iterdump()) and len(lines) > 100
+        assert lines == list(connection.conn.iterdump())
+        assert len(lines) > 100
         with ConnectionPool(tmp_path / "other.db") as others:
             async with others.aconnection() as other:
                 await connection.backup(other)

@@ -215,7 +215,7 @@ class TestFetching:
         assert cursor.fetchnumpy(100)["i"].tolist() == [7, 8, 9, 10]
         assert cursor.fetchnumpy(100)["i"].tolist() == []
         assert cursor.fetchone() is None
-        with pytest.raises(ValueError, match="negative"):
+        with pytest.raises(ValueError, match="size must be 0 or more"):
             cursor.fetchnumpy(-1)
 
     def test_batches(self, con):
@@ -230,7 +230,7 @@ class TestFetching:
         assert list(batches) == []
         assert [len(part["i"]) for part in con.execute(self.rows(100_000)).fetchnumpy_batches()] == [65_536, 34_464]
         for size in (0, -1):
-            with pytest.raises(ValueError, match="positive"):
+            with pytest.raises(ValueError, match="size must be 1 or more"):
                 con.execute("SELECT 1").fetchnumpy_batches(size)
 
     def test_a_type_lasts_from_batch_to_batch(self, con):

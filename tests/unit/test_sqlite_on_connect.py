@@ -47,7 +47,8 @@ def test_coroutines_and_the_background(tmp_path):
 
     with ConnectionPool(tmp_path / "a.db", min_size=0, on_connect=configure) as pool:
         assert asyncio.run(main()) == 1
-        assert len(threads) == 1 and threads[0] != threading.get_ident()
+        assert len(threads) == 1
+        assert threads[0] != threading.get_ident()
         pool.min_size = 2
         pool._maintain()
         assert len(threads) == 2

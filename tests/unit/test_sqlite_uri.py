@@ -31,7 +31,8 @@ def test_for_reading_only(path, mode):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA journal_mode = {mode}")
     with ConnectionPool(f"file:{path}?mode=ro", uri=True) as pool:
-        assert pool.last_error is None and pool.get_stats()["current_size"] == 2
+        assert pool.last_error is None
+        assert pool.get_stats()["current_size"] == 2
         assert count(pool) == 1
         with pool.connection() as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone()[0] == mode

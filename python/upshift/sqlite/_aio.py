@@ -146,6 +146,11 @@ async def _interrupt(connection: Connection, job: _Job) -> None:
         job.future.exception()  # retrieved: that it was interrupted is known
 
 
+def _check_prefetch(prefetch: object) -> None:
+    if not isinstance(prefetch, int) or prefetch < 0:
+        raise ValueError(f"prefetch must be an int of 0 or more, not {prefetch!r}")
+
+
 class AsyncCursor:
     """Rows of one statement. Made by `AsyncConnection.execute()` or `AsyncConnection.cursor()`.
 
@@ -210,8 +215,7 @@ class AsyncCursor:
 
         Raises what `Cursor.execute` raises. Cancelled, the statement is interrupted.
         """
-        if not isinstance(prefetch, int) or prefetch < 0:
-            raise ValueError(f"prefetch must be an int of 0 or more, not {prefetch!r}")
+        _check_prefetch(prefetch)
         cursor = self._cursor
 
         def call() -> list[Any]:
@@ -295,7 +299,7 @@ class AsyncCursor:
         text: Literal["object", "fixed"] = "object",
         nulls: Literal["masked", "nan"] = "masked",
     ) -> dict[str, Any]:
-        """What is left of the result, or up to `size` rows of it, as a dict of arrays. Needs `execute(…, prefetch=0)`."""
+        """What is left of the result, or `size` rows of it, as a dict of arrays; after `execute(…, prefetch=0)`."""
         self._refuse_rows("fetchnumpy")
         found: dict[str, Any] = await self._connection._run(
             lambda: self._cursor.fetchnumpy(size, text=text, nulls=nulls)
@@ -353,12 +357,12 @@ class AsyncConnection:
     Coroutines: `execute`, `executemany`, `executescript`, `commit`, `rollback`, `backup`, `create_function`,
     `create_aggregate`, `create_window_function`, `create_collation`, `set_authorizer`, `set_progress_handler`,
     `set_trace_callback`, `getlimit`, `setlimit`. `iterdump` is an asynchronous generator. They take what those of
-    `Connection` take, and run one after the other, in the order in which they were awaited. Functions and other callbacks
-    are called by background threads.
+    `Connection` take, and run one after the other, in the order in which they were awaited. Functions and other
+    callbacks are called by background threads.
 
-    Plain: `cursor()`, `interrupt()`, and the attributes `in_transaction`, `total_changes`, `row_factory`, `text_factory`,
-    `isolation_level`, `autocommit`; to assign the last two may end a transaction, which blocks. Everything else is on
-    `conn`, the `Connection` itself, whose methods block.
+    Plain: `cursor()`, `interrupt()`, and the attributes `in_transaction`, `total_changes`, `row_factory`,
+    `text_factory`, `isolation_level`, `autocommit`; to assign the last two may end a transaction, which blocks.
+    Everything else is on `conn`, the `Connection` itself, whose methods block.
     """
 
     __slots__ = ("__weakref__", "_raw", "_turn")

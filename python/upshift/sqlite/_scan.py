@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -45,15 +46,22 @@ def scan(
 
     Blocks until all is read, with the GIL released. In a coroutine: `await asyncio.to_thread(pool.scan, …)`.
     """
+    if not isinstance(sql, str):
+        raise TypeError(f"sql must be str, not {type(sql).__name__}")
+    _check(parameters, "parameters")
     sets: list[Any] | None = None
     if partitions is None:
         wanted = os.cpu_count() or 1
-    elif isinstance(partitions, int):
-        wanted = partitions
+    elif hasattr(partitions, "__index__"):
+        wanted = operator.index(partitions)
         if wanted < 1:
             raise ValueError(f"partitions must be at least 1, not {wanted}")
+    elif isinstance(partitions, (str, bytes, Mapping)) or not isinstance(partitions, Iterable):
+        raise TypeError(f"partitions must be an int or a list of parameters, not {type(partitions).__name__}")
     else:
         sets = list(partitions)
+        for place, entry in enumerate(sets):
+            _check(entry, f"partitions[{place}]")
         wanted = min(len(sets), os.cpu_count() or 1)
     with ExitStack() as borrowed:
         connections = [borrowed.enter_context(self.connection(timeout)).conn]
@@ -65,3 +73,8 @@ def scan(
             connections.append(another.conn)
         given = None if sets is not None and not len(parameters) else parameters
         return sqlite_scan(connections, sql, given, sets)
+
+
+def _check(parameters: object, name: str) -> None:
+    if not hasattr(parameters, "__getitem__"):
+        raise TypeError(f"{name} must be a sequence or a mapping, not {type(parameters).__name__}")

@@ -84,6 +84,8 @@ def get_pool(
         ValueError: A size is out of range, or `min_size` exceeds `max_size`; on the first call only.
         TypeError: An argument is of another kind.
     """
+    if not isinstance(db_path, (str, bytes, os.PathLike)):
+        raise TypeError(f"db_path must be str, bytes or a path-like object, not {type(db_path).__name__}")
     name = os.fsdecode(db_path)
     key = name if name == ":memory:" else os.path.realpath(name)
     with _pools_lock:

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use super::connection::Given;
 use crate::py::hang;
 
 /// A method whose parameters may be given by name.
@@ -118,6 +119,59 @@ impl<'py> FromPyObject<'_, 'py> for Truth {
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         hang::is_true(&value).map(Self)
+    }
+}
+
+/// The name of an object's class, for messages.
+pub fn class_of(value: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(value.get_type().name()?.to_string())
+}
+
+/// An SQL text.
+pub struct Sql<'py>(pub Bound<'py, PyString>);
+
+impl<'py> FromPyObject<'_, 'py> for Sql<'py> {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match value.cast::<PyString>() {
+            Ok(text) => Ok(Self(text.to_owned())),
+            Err(_) => Err(PyTypeError::new_err(format!("sql must be str, not {}", class_of(&value)?))),
+        }
+    }
+}
+
+/// An int of `least` or more; one that no machine could count to is as good as the largest.
+pub fn count(value: &Bound<'_, PyAny>, name: &str, least: i64) -> PyResult<usize> {
+    let number = match value.extract::<i64>() {
+        Ok(number) => number,
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            if value.lt(0)? {
+                i64::MIN
+            } else {
+                i64::MAX
+            }
+        }
+        Err(_) => return Err(PyTypeError::new_err(format!("{name} must be an int, not {}", class_of(value)?))),
+    };
+    if number < least {
+        return Err(PyValueError::new_err(format!("{name} must be {least} or more, not {value}")));
+    }
+    Ok(usize::try_from(number).unwrap_or(usize::MAX))
+}
+
+/// One of two words: whether it is the second. The first if it is not given.
+pub fn choice(value: &Given<'_>, name: &str, words: [&str; 2]) -> PyResult<bool> {
+    let Given::Value(value) = value else { return Ok(false) };
+    let [first, second] = words;
+    match value.cast::<PyString>() {
+        Ok(word) if word == first => Ok(false),
+        Ok(word) if word == second => Ok(true),
+        Ok(word) => Err(PyValueError::new_err(format!("{name} must be '{first}' or '{second}', not {}", word.repr()?))),
+        Err(_) => {
+            let class = class_of(value)?;
+            Err(PyTypeError::new_err(format!("{name} must be '{first}' or '{second}', not {class}")))
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{Connection, enter};
+use super::arguments::count;
+use super::connection::{Connection, Given, enter};
 use super::convert::Text;
 use super::cursor::Cursor;
 use super::gil::{self, Stepping};
@@ -228,6 +229,9 @@ fn gather<'py>(
     Ok((gather.finish(py, &mut reader.builder)?, ended))
 }
 
+/// Rows in a batch, unless somebody says otherwise.
+const BATCH_SIZE: usize = 65_536;
+
 /// Arrays of the next rows of a result, chunk by chunk.
 #[pyclass(module = "upshift.sqlite", frozen, name = "NumpyBatches")]
 pub struct NumpyBatches {
@@ -286,7 +290,7 @@ impl Cursor {
     /// without values has the type that it was declared with. Columns of one name get `:1`, `:2` … appended.
     ///
     /// Args:
-    ///     size: Rows to read; all that are left by default.
+    ///     size: Rows to read, 0 for empty arrays; all that are left by default.
     ///     text: `"object"`, or `"fixed"` for fixed-width arrays (dtype `U`) of text columns.
     ///     nulls: What NULL is among numbers: `"masked"` makes a masked array of a column that has some, `"nan"` makes
     ///         it float64 with NaN. Among objects it is None. Fixed-width text with NULLs is a masked array.
@@ -298,20 +302,17 @@ impl Cursor {
     ///     ProgrammingError: The last statement returns no columns, or cursor or connection cannot be used.
     ///     ImportError: NumPy is not installed.
     ///     ValueError: `size` is negative, `text` or `nulls` another word.
-    #[pyo3(signature = (size = None, *, text = "object", nulls = "masked"))]
+    #[pyo3(signature = (size = None, *, text = Given::Default, nulls = Given::Default),
+        text_signature = "($self, size=None, *, text='object', nulls='masked')")]
     fn fetchnumpy<'py>(
         slf: &Bound<'py, Self>,
-        size: Option<i64>,
-        text: &str,
-        nulls: &str,
+        size: Option<Bound<'py, PyAny>>,
+        text: Given<'py>,
+        nulls: Given<'py>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let py = slf.py();
-        let options = Options::of(slf, text, nulls)?;
-        let size = match size.map(usize::try_from) {
-            None => usize::MAX,
-            Some(Ok(size)) => size,
-            Some(Err(_)) => return Err(PyValueError::new_err("size must not be negative")),
-        };
+        let options = Options::of(slf, &text, &nulls)?;
+        let size = size.map_or(Ok(usize::MAX), |size| count(&size, "size", 0))?;
         // Before any row is taken for nothing.
         numpy(py)?;
         let mut reader = Reader::take(slf, Builder::default())?;
@@ -323,19 +324,26 @@ impl Cursor {
         left.map(|()| arrays)
     }
 
-    /// Iterates over what is left of the result: a dict as from `fetchnumpy()` for each `size` rows.
+    /// Iterates over what is left of the result: a dict as from `fetchnumpy()` for each `size` rows, at least 1.
     ///
     /// The rows belong to the iterator then, the cursor is free for another statement. The type of a column does not
     /// change from one batch to the next, but if values demand it.
     ///
     /// Args:
-    ///     size: Rows of a batch.
-    ///     text, nulls: As of `fetchnumpy()`, which tells the errors as well; `ValueError` also if `size` is not positive.
-    #[pyo3(signature = (size = 65_536, *, text = "object", nulls = "masked"))]
-    fn fetchnumpy_batches(slf: &Bound<'_, Self>, size: i64, text: &str, nulls: &str) -> PyResult<NumpyBatches> {
-        let options = Options::of(slf, text, nulls)?;
-        let Some(size) = usize::try_from(size).ok().filter(|&size| size > 0) else {
-            return Err(PyValueError::new_err("size must be positive"));
+    ///     size: Rows of a batch, at least 1.
+    ///     text, nulls: As of `fetchnumpy()`, which tells the errors as well; `ValueError` also if `size` is less than 1.
+    #[pyo3(signature = (size = Given::Default, *, text = Given::Default, nulls = Given::Default),
+        text_signature = "($self, size=65536, *, text='object', nulls='masked')")]
+    fn fetchnumpy_batches<'py>(
+        slf: &Bound<'py, Self>,
+        size: Given<'py>,
+        text: Given<'py>,
+        nulls: Given<'py>,
+    ) -> PyResult<NumpyBatches> {
+        let options = Options::of(slf, &text, &nulls)?;
+        let size = match &size {
+            Given::Default => BATCH_SIZE,
+            Given::Value(size) => count(size, "size", 1)?,
         };
         numpy(slf.py())?;
         let reader = Reader::take(slf, Builder::default())?;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::arguments::Truth;
+use super::arguments::{Truth, class_of};
 use super::convert::Text;
 use super::cursor::Cursor;
 use super::errors;
@@ -79,6 +79,8 @@ impl State {
     }
 }
 
+/// The default of `timeout`, in seconds.
+const TIMEOUT: f64 = 5.0;
 /// The default of `autocommit`: transactions are controlled by `isolation_level`.
 pub const LEGACY_TRANSACTION_CONTROL: i32 = -1;
 pub const PARSE_DECLTYPES: i32 = 1;
@@ -273,7 +275,16 @@ pub fn connect<'py>(args: &Bound<'py, PyTuple>, kwargs: Option<&Bound<'py, PyDic
         None if args.len() > FACTORY => Some(args.get_item(FACTORY)?),
         named => named,
     };
-    let factory = given.filter(|given| !given.is_none()).unwrap_or_else(|| py.get_type::<Connection>().into_any());
+    let own = py.get_type::<Connection>();
+    let factory = given.filter(|given| !given.is_none()).unwrap_or_else(|| own.clone().into_any());
+    let is_fit = match factory.cast::<PyType>() {
+        Ok(class) => class.is_subclass(&own)?,
+        Err(_) => factory.is_callable(),
+    };
+    if !is_fit {
+        let text = format!("factory must make an upshift.sqlite.Connection, not {}", factory.repr()?);
+        return Err(PyTypeError::new_err(text));
+    }
     #[cfg(Py_3_13)]
     if (2..=8).contains(&args.len()) {
         warn_of_positions(py, "sqlite3.connect")?;
@@ -309,13 +320,13 @@ impl Connection {
     /// `PRAGMA`s of the pool and the like aside, a connection is as SQLite opens it.
     #[allow(clippy::too_many_arguments)]
     #[pyo3(signature = (
-        database, timeout = 5.0, detect_types = 0, isolation_level = Given::Default, check_same_thread = Truth(true),
+        database, timeout = Given::Default, detect_types = 0, isolation_level = Given::Default, check_same_thread = Truth(true),
         factory = None, cached_statements = 128, uri = Truth(false), *, autocommit = Given::Default
     ))]
     fn _connect<'py>(
         slf: &Bound<'py, Self>,
         database: &Bound<'py, PyAny>,
-        timeout: f64,
+        timeout: Given<'py>,
         detect_types: i32,
         isolation_level: Given<'py>,
         check_same_thread: Truth,
@@ -334,9 +345,19 @@ impl Connection {
             Given::Default => Autocommit::Legacy,
             Given::Value(value) => Autocommit::of(value)?,
         };
+        let timeout = match &timeout {
+            Given::Default => TIMEOUT,
+            Given::Value(value) => value.extract::<f64>().map_err(|error| {
+                let class = class_of(value).unwrap_or_default();
+                match error.is_instance_of::<PyTypeError>(py) {
+                    true => PyTypeError::new_err(format!("timeout must be a number of seconds, not {class}")),
+                    false => error,
+                }
+            })?,
+        };
         let busy_timeout = Duration::try_from_secs_f64(if timeout < 0.0 { 0.0 } else { timeout })
             .map_err(|_| PyValueError::new_err(format!("timeout must be seconds as a number, not {timeout}")))?;
-        let path = path_of(database)?;
+        let path = path_of(database, "database")?;
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", database))?;
         let this = slf.get();
         forget(slf);
@@ -587,14 +608,23 @@ pub fn close(py: Python<'_>, slf: &Bound<'_, Connection>, db: &Arc<Db>) -> PyRes
     Ok(())
 }
 
+/// What names a file; `name` is the argument's.
+pub fn fspath<'py>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>() {
+        return Ok(value.clone());
+    }
+    let os = value.py().import("os")?;
+    if !value.is_instance(&os.getattr("PathLike")?)? {
+        let class = class_of(value)?;
+        return Err(PyTypeError::new_err(format!("{name} must be str, bytes or a path-like object, not {class}")));
+    }
+    os.call_method1("fspath", (value,))
+}
+
 /// A name as the operating system takes it: str, bytes or an object with `__fspath__`.
-pub fn path_of(database: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
-    let py = database.py();
-    let bytes = py.import("os")?.call_method1("fsencode", (database,));
-    let bytes = match bytes {
-        Ok(bytes) => bytes.cast_into::<PyBytes>()?,
-        Err(error) => return Err(error),
-    };
+pub fn path_of(database: &Bound<'_, PyAny>, name: &str) -> PyResult<PathBuf> {
+    let path = fspath(database, name)?;
+    let bytes = database.py().import("os")?.call_method1("fsencode", (path,))?.cast_into::<PyBytes>()?;
     if bytes.as_bytes().contains(&0) {
         return Err(PyValueError::new_err("embedded null byte"));
     }

@@ -5,13 +5,15 @@ use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::mem;
 
-use pyo3::exceptions::{PyImportError, PyMemoryError, PyValueError};
+use pyo3::exceptions::{PyImportError, PyMemoryError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyModule};
 
+use super::arguments::choice;
 use super::columns::of_fault;
+use super::connection::Given;
 use super::convert::{self, Text};
 use super::cursor::Cursor;
 use super::errors;
@@ -30,7 +32,7 @@ pub struct Options {
 
 impl Options {
     /// For a cursor: texts become objects by its connection's `text_factory`.
-    pub fn of(cursor: &Bound<'_, Cursor>, text: &str, nulls: &str) -> PyResult<Self> {
+    pub fn of(cursor: &Bound<'_, Cursor>, text: &Given<'_>, nulls: &Given<'_>) -> PyResult<Self> {
         let py = cursor.py();
         let connection = cursor.get().check(py)?;
         let factory = connection.get().state.with(py, |state| state.text.clone_ref(py));
@@ -41,17 +43,9 @@ impl Options {
         &self.text
     }
 
-    pub fn new(text: &str, nulls: &str, factory: Text) -> PyResult<Self> {
-        let fixed = match text {
-            "object" => false,
-            "fixed" => true,
-            other => return Err(PyValueError::new_err(format!("text must be 'object' or 'fixed', not {other:?}"))),
-        };
-        let nan = match nulls {
-            "masked" => false,
-            "nan" => true,
-            other => return Err(PyValueError::new_err(format!("nulls must be 'masked' or 'nan', not {other:?}"))),
-        };
+    pub fn new(text: &Given<'_>, nulls: &Given<'_>, factory: Text) -> PyResult<Self> {
+        let fixed = choice(text, "text", ["object", "fixed"])?;
+        let nan = choice(nulls, "nulls", ["masked", "nan"])?;
         Ok(Self { fixed, nan, text: factory })
     }
 }

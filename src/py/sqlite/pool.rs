@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::arguments::Truth;
-use super::connection::{Connection, Given, path_of};
+use super::arguments::{self, Truth, count};
+use super::connection::{Connection, Given, fspath, path_of};
 use super::errors;
 use super::keeper::{Core, Keeper, Lease, Origin, Unopened};
 use super::pooled::PooledConnection;
@@ -76,6 +76,8 @@ struct Named {
 static POOLS: AttachedCell<Vec<(Weak<Core>, Py<CacheLock>)>> = AttachedCell::new(Vec::new());
 
 const DEFAULT_TIMEOUT: f64 = 10.0;
+/// What is less cannot be meant.
+const SHORTEST_INTERVAL: f64 = 0.001;
 /// How long queued writes may hold up the end of the interpreter.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
@@ -269,15 +271,12 @@ fn nanoseconds(value: Option<&Bound<'_, PyAny>>, name: &str) -> PyResult<u64> {
 }
 
 fn interval(value: &Bound<'_, PyAny>) -> PyResult<Duration> {
-    let seconds = options::non_negative_seconds(value, "check_interval")?;
-    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
-}
-
-fn size(value: i64, name: &str, least: i64) -> PyResult<usize> {
-    if value < least {
-        return Err(PyValueError::new_err(format!("{name} must be {least} or more, not {value}")));
+    let seconds = options::seconds(value, "check_interval")?;
+    if seconds < SHORTEST_INTERVAL {
+        let text = format!("check_interval must be {SHORTEST_INTERVAL} or more seconds, not {seconds}");
+        return Err(PyValueError::new_err(text));
     }
-    Ok(usize::try_from(value).unwrap_or(usize::MAX))
+    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 fn check_sizes(min_size: usize, max_size: usize) -> PyResult<()> {
@@ -303,12 +302,21 @@ fn opener(path: &Path, uri: bool, durability: Durability) -> PyResult<Opener> {
     })
 }
 
-pub fn durability(name: &str) -> PyResult<Durability> {
-    match name {
-        "process" => Ok(Durability::Process),
-        "power" => Ok(Durability::Power),
-        _ => Err(PyValueError::new_err(format!("durability must be 'process' or 'power', not {name:?}"))),
+/// What a commit survives; `None` is as the pool was told.
+#[derive(Default)]
+pub struct Level(pub Option<Durability>);
+
+impl<'py> FromPyObject<'_, 'py> for Level {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if value.is_none() { Ok(Self(None)) } else { durability(&Given::Value(value.to_owned())).map(Some).map(Self) }
     }
+}
+
+fn durability(value: &Given<'_>) -> PyResult<Durability> {
+    let is_power = arguments::choice(value, "durability", ["process", "power"])?;
+    Ok(if is_power { Durability::Power } else { Durability::Process })
 }
 
 #[pymethods]
@@ -322,26 +330,28 @@ impl ConnectionPool {
         Ok(Self { core: OnceLock::new(), lock, named: AttachedCell::new(None) })
     }
 
-    #[pyo3(signature = (db_path, min_size = 2, max_size = 10, max_idle_time = Given::Default,
-        check_interval = Given::Default, *, max_lifetime = None, leak_after = None, durability = "process",
+    #[pyo3(signature = (db_path, min_size = Given::Default, max_size = Given::Default,
+        max_idle_time = Given::Default,
+        check_interval = Given::Default, *, max_lifetime = None, leak_after = None, durability = Given::Default,
         on_connect = None, uri = Truth(false)))]
     #[allow(clippy::too_many_arguments)]
     fn __init__<'py>(
         slf: &Bound<'py, Self>,
         db_path: &Bound<'py, PyAny>,
-        min_size: i64,
-        max_size: i64,
+        min_size: Given<'py>,
+        max_size: Given<'py>,
         max_idle_time: Given<'py>,
         check_interval: Given<'py>,
         max_lifetime: Option<Bound<'py, PyAny>>,
         leak_after: Option<Bound<'py, PyAny>>,
-        durability: &str,
+        durability: Given<'py>,
         on_connect: Option<Bound<'py, PyAny>>,
         uri: Truth,
     ) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let (min_size, max_size) = (size(min_size, "min_size", 0)?, size(max_size, "max_size", 1)?);
+        let min_size = count(&or(min_size, py, 2)?, "min_size", 0)?;
+        let max_size = count(&or(max_size, py, 10)?, "max_size", 1)?;
         check_sizes(min_size, max_size)?;
         let max_idle_time = or(max_idle_time, py, 300)?;
         let check_interval = or(check_interval, py, 60)?;
@@ -353,9 +363,9 @@ impl ConnectionPool {
             leak_after: nanoseconds(leak_after.as_ref(), "leak_after")?,
             interval: interval(&check_interval)?,
         };
-        let path = py.import("os")?.call_method1("fspath", (db_path,))?;
-        let durability = self::durability(durability)?;
-        let opener = opener(&path_of(&path)?, uri.0, durability)?;
+        let path = fspath(db_path, "db_path")?;
+        let durability = self::durability(&durability)?;
+        let opener = opener(&path_of(&path, "db_path")?, uri.0, durability)?;
         py.import("sys")?.call_method1("audit", ("sqlite3.connect", &path))?;
         let on_connect = options::callable(on_connect, "on_connect")?;
         let core = Pool::new(Keeper::new(opener, leak_after.is_some(), on_connect), settings);
@@ -387,7 +397,7 @@ impl ConnectionPool {
     /// else the next one returned.
     ///
     /// Args:
-    ///     timeout: Seconds to wait (int, float or timedelta); 0 = try once, None = without limit.
+    ///     timeout: Seconds to wait (int, float or timedelta); 0 or less = try once, None = without limit.
     ///
     /// Returns:
     ///     A `PooledConnection`, or None if the time is over; then `last_error` says why if opening fails.
@@ -576,8 +586,8 @@ impl ConnectionPool {
     }
 
     #[setter]
-    fn set_min_size(&self, py: Python<'_>, min_size: i64) -> PyResult<()> {
-        let (core, min_size) = (self.core(py)?, size(min_size, "min_size", 0)?);
+    fn set_min_size(&self, py: Python<'_>, min_size: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (core, min_size) = (self.core(py)?, count(min_size, "min_size", 0)?);
         check_sizes(min_size, core.settings().max_size)?;
         core.configure(|settings| settings.min_size = min_size);
         Ok(())
@@ -590,8 +600,8 @@ impl ConnectionPool {
     }
 
     #[setter]
-    fn set_max_size(&self, py: Python<'_>, max_size: i64) -> PyResult<()> {
-        let (core, max_size) = (self.core(py)?, size(max_size, "max_size", 1)?);
+    fn set_max_size(&self, py: Python<'_>, max_size: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (core, max_size) = (self.core(py)?, count(max_size, "max_size", 1)?);
         check_sizes(core.settings().min_size, max_size)?;
         core.configure(|settings| settings.max_size = max_size);
         Ok(())

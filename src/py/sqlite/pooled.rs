@@ -353,7 +353,7 @@ impl ConnectionPool {
     /// Leaving the block commits an open transaction, or rolls it back after an exception, and gives the connection back.
     ///
     /// Args:
-    ///     timeout: Seconds to wait (int, float or timedelta); 0 = try once, None = without limit.
+    ///     timeout: Seconds to wait (int, float or timedelta); 0 or less = try once, None = without limit.
     ///
     /// Raises (when the block is entered):
     ///     TimeoutError: No connection became free in time; chained to what opening one failed with.

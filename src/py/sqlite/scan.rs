@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::connection::Connection;
+use super::connection::{Connection, Given};
 use super::convert::Text;
 use super::numpy::{Options, arrays_of};
 use super::{arrow, columns, errors, owned};
@@ -64,9 +64,10 @@ impl ScanResult {
     ///     text: `"object"` for str objects, or `"fixed"` for fixed-width arrays (dtype `U`) of text columns.
     ///     nulls: What NULL is among numbers: `"masked"` makes a masked array of a column that has some, `"nan"` makes it
     ///         float64 with NaN. Among objects it is None.
-    #[pyo3(signature = (*, text = "object", nulls = "masked"))]
-    fn numpy<'py>(&self, py: Python<'py>, text: &str, nulls: &str) -> PyResult<Bound<'py, PyDict>> {
-        let options = Options::new(text, nulls, Text::Str)?;
+    #[pyo3(signature = (*, text = Given::Default, nulls = Given::Default),
+        text_signature = "($self, *, text='object', nulls='masked')")]
+    fn numpy<'py>(&self, py: Python<'py>, text: Given<'py>, nulls: Given<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let options = Options::new(&text, &nulls, Text::Str)?;
         let batches = self.batches.with(py, |batches| match batches {
             Batches::Native(batches) => Arc::clone(batches),
             Batches::Arrow(_, batches) => Arc::new(batches.iter().map(batch_of).collect()),

@@ -9,9 +9,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::arguments::Sql;
 use super::connection::Connection;
 use super::keeper::{Held, Keeper, Unopened};
-use super::pool::{self, ConnectionPool, Timeout, look_at_file};
+use super::pool::{self, ConnectionPool, Level, Timeout, look_at_file};
+
 use super::row::Row;
 use super::{adapt, errors, gil, lane, owned};
 use crate::py::hang;
@@ -319,9 +321,9 @@ impl ConnectionPool {
     fn prepare_write(
         &self,
         py: Python<'_>,
-        sql: &Bound<'_, PyString>,
+        sql: Sql<'_>,
         parameters: Option<&Bound<'_, PyAny>>,
-        durability: Option<&str>,
+        durability: Level,
         until: Option<Instant>,
         actor: Actor,
     ) -> PyResult<(Arc<Group>, Request)> {
@@ -331,9 +333,9 @@ impl ConnectionPool {
         }
         look_at_file(py, core);
         let keeper = core.manage();
-        let durability = durability.map_or_else(|| Ok(keeper.opener.durability()), pool::durability)?;
+        let durability = durability.0.unwrap_or_else(|| keeper.opener.durability());
         let params = params_of(py, parameters)?;
-        let request = Request { sql: sql.to_str()?.into(), params, durability, actor };
+        let request = Request { sql: sql.0.to_str()?.into(), params, durability, actor };
         let group = match keeper.writes.ready(keeper.epoch()) {
             Some(group) => group,
             None => {
@@ -371,13 +373,13 @@ impl ConnectionPool {
     ///     ProgrammingError: The pool is closed, or the statement or its parameters have no place here.
     ///
     /// Waits with the GIL released and lets Ctrl+C through while its turn has not come.
-    #[pyo3(signature = (sql, parameters = None, *, durability = None, timeout = Timeout::of(BUSY_TIMEOUT)),
+    #[pyo3(signature = (sql, parameters = None, *, durability = Level::default(), timeout = Timeout::of(BUSY_TIMEOUT)),
         text_signature = "($self, sql, parameters=(), *, durability=None, timeout=30.0)")]
     fn write(
         slf: &Bound<'_, Self>,
-        sql: &Bound<'_, PyString>,
+        sql: Sql<'_>,
         parameters: Option<&Bound<'_, PyAny>>,
-        durability: Option<&str>,
+        durability: Level,
         timeout: Timeout,
     ) -> PyResult<Py<WriteResult>> {
         let py = slf.py();
@@ -398,9 +400,9 @@ impl ConnectionPool {
     fn _write_later(
         &self,
         py: Python<'_>,
-        sql: &Bound<'_, PyString>,
+        sql: Sql<'_>,
         parameters: Option<&Bound<'_, PyAny>>,
-        durability: Option<&str>,
+        durability: Level,
         timeout: Timeout,
         task: u64,
         outbox: Py<WriteOutbox>,

@@ -41,7 +41,7 @@ pub fn until_next(settings: &Settings) -> Duration {
 }
 
 /// Rounds do not follow each other faster, whatever is asked for.
-const SHORTEST: Duration = Duration::from_millis(5);
+const SHORTEST: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
