@@ -474,31 +474,40 @@ class AsyncConnection:
             yield line
 
     async def create_function(self, name: str, narg: int, func: Callable[..., Any] | None, **options: Any) -> None:
+        """Make a Python callable a function of SQL; None removes it."""
         await self._run(lambda: self._check().create_function(name, narg, func, **options))
 
     async def create_aggregate(self, name: str, n_arg: int, aggregate_class: Any) -> None:
+        """Make a class an aggregate function of SQL; None removes it."""
         await self._run(lambda: self._check().create_aggregate(name, n_arg, aggregate_class))
 
     async def create_window_function(self, name: str, num_params: int, aggregate_class: Any) -> None:
+        """Make a class a window function of SQL; None removes it."""
         await self._run(lambda: self._check().create_window_function(name, num_params, aggregate_class))
 
     async def create_collation(self, name: str, callback: Callable[[str, str], int] | None) -> None:
+        """Make a callable that compares two texts a collation; None removes it."""
         await self._run(lambda: self._check().create_collation(name, callback))
 
     async def set_authorizer(self, authorizer_callback: Callable[..., Any] | None) -> None:
+        """Have a callable asked what statements may do; None ends that."""
         await self._run(lambda: self._check().set_authorizer(authorizer_callback))
 
     async def set_progress_handler(self, progress_handler: Callable[[], Any] | None, n: int) -> None:
+        """Have a callable called every `n` instructions; None ends that."""
         await self._run(lambda: self._check().set_progress_handler(progress_handler, n))
 
     async def set_trace_callback(self, trace_callback: Callable[[str], Any] | None) -> None:
+        """Have a callable told of each statement that runs; None ends that."""
         await self._run(lambda: self._check().set_trace_callback(trace_callback))
 
     async def getlimit(self, category: int) -> int:
+        """A limit of the connection."""
         limit: int = await self._run(lambda: self._check().getlimit(category))
         return limit
 
     async def setlimit(self, category: int, limit: int) -> int:
+        """Set a limit of the connection; returns the one before."""
         before: int = await self._run(lambda: self._check().setlimit(category, limit))
         return before
 
