@@ -123,8 +123,9 @@ impl Opener {
         // Two processes that open a new file at once: SQLite refuses one of them without asking the handler.
         let mut tries = 0;
         while let Err(failure) = execute(entered, c"PRAGMA journal_mode = WAL") {
-            // Opened for reading only, it stays in the mode that it has.
-            if failure.primary() == ffi::SQLITE_READONLY && is_readonly(entered) {
+            // A URI may ask for reading only; then it stays in the mode that it has.
+            let by_uri = matches!(self.target, Target::File { uri: Some(_), .. });
+            if failure.primary() == ffi::SQLITE_READONLY && by_uri && is_readonly(entered) {
                 break;
             }
             if failure.primary() != ffi::SQLITE_BUSY || Instant::now() >= until {

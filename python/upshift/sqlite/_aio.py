@@ -397,6 +397,7 @@ class AsyncConnection:
 
     @property
     def text_factory(self) -> Any:
+        """How TEXT becomes an object, as `Connection.text_factory`."""
         return self._check().text_factory
 
     @text_factory.setter
@@ -405,6 +406,7 @@ class AsyncConnection:
 
     @property
     def isolation_level(self) -> str | None:
+        """How transactions begin implicitly; None in a pool: not at all. To assign None commits, which blocks."""
         return self._check().isolation_level
 
     @isolation_level.setter
@@ -413,6 +415,7 @@ class AsyncConnection:
 
     @property
     def autocommit(self) -> Any:
+        """Transaction control, as `Connection.autocommit`. To assign it may end a transaction, which blocks."""
         return self._check().autocommit
 
     @autocommit.setter
