@@ -19,8 +19,11 @@ pub unsafe trait Exclusion: Copy {}
 ///
 /// The closure passed to [`with`](Self::with) must not run foreign code: entering the cell again from inside is a bug
 /// and panics.
+///
+/// All zeros are a cell in use: Python 3.11 may collect between the allocation of an object and the moment its fields are
+/// written, and the collector must find nothing in it then.
 pub struct AttachedCell<T> {
-    entered: Cell<bool>,
+    free: Cell<bool>,
     value: UnsafeCell<T>,
 }
 
@@ -30,7 +33,7 @@ unsafe impl<T: Send> Sync for AttachedCell<T> {}
 
 impl<T> AttachedCell<T> {
     pub const fn new(value: T) -> Self {
-        Self { entered: Cell::new(false), value: UnsafeCell::new(value) }
+        Self { free: Cell::new(true), value: UnsafeCell::new(value) }
     }
 
     /// Runs `body` with exclusive access.
@@ -39,10 +42,10 @@ impl<T> AttachedCell<T> {
     /// If `body` of an outer call on the same cell is still running.
     #[inline(always)]
     pub fn with<R>(&self, _token: impl Exclusion, body: impl FnOnce(&mut T) -> R) -> R {
-        assert!(!self.entered.get(), "AttachedCell entered twice");
-        self.entered.set(true);
-        let guard = Leave(&self.entered);
-        // SAFETY: the token excludes other threads, the `entered` flag excludes re-entry from this one.
+        assert!(self.free.get(), "AttachedCell entered twice");
+        self.free.set(false);
+        let guard = Leave(&self.free);
+        // SAFETY: the token excludes other threads, the `free` flag excludes re-entry from this one.
         let result = body(unsafe { &mut *self.value.get() });
         drop(guard);
         result
@@ -54,8 +57,8 @@ impl<T> AttachedCell<T> {
     /// If the cell is in use further up the stack.
     #[inline(always)]
     pub fn enter<X: Exclusion>(&self, _token: X) -> Entered<'_, T> {
-        assert!(!self.entered.get(), "AttachedCell entered twice");
-        self.entered.set(true);
+        assert!(self.free.get(), "AttachedCell entered twice");
+        self.free.set(false);
         Entered { cell: self, _unsendable: PhantomData }
     }
 
@@ -65,10 +68,10 @@ impl<T> AttachedCell<T> {
     /// # Safety
     /// The caller must be attached to the interpreter (a `tp_traverse` or `tp_clear` slot is).
     pub unsafe fn try_with_unchecked<R>(&self, body: impl FnOnce(&mut T) -> R) -> Option<R> {
-        if self.entered.replace(true) {
+        if !self.free.replace(false) {
             return None;
         }
-        let _guard = Leave(&self.entered);
+        let _guard = Leave(&self.free);
         // SAFETY: as in `with`, with the caller's promise in place of the token.
         Some(body(unsafe { &mut *self.value.get() }))
     }
@@ -86,7 +89,7 @@ impl<T> Deref for Entered<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: the `entered` flag is ours until the guard is dropped, and the token excluded other threads.
+        // SAFETY: the `free` flag is down until the guard is dropped, and the token excluded other threads.
         unsafe { &*self.cell.value.get() }
     }
 }
@@ -102,7 +105,7 @@ impl<T> DerefMut for Entered<'_, T> {
 impl<T> Drop for Entered<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.cell.entered.set(false);
+        self.cell.free.set(true);
     }
 }
 
@@ -111,7 +114,7 @@ struct Leave<'a>(&'a Cell<bool>);
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.0.set(false);
+        self.0.set(true);
     }
 }
 
@@ -154,5 +157,12 @@ mod tests {
         cell.with(TOKEN, |_| assert!(unsafe { cell.try_with_unchecked(|value| *value) }.is_none()));
         // SAFETY: single-threaded test.
         assert_eq!(unsafe { cell.try_with_unchecked(|value| *value) }, Some(1));
+    }
+
+    #[test]
+    fn traversal_yields_nothing_before_the_cell_is_written() {
+        let memory = std::mem::MaybeUninit::<AttachedCell<Box<u8>>>::zeroed();
+        // SAFETY: single-threaded test; of a cell that says it is in use the value is not looked at.
+        assert!(unsafe { (*memory.as_ptr()).try_with_unchecked(|value| **value) }.is_none());
     }
 }

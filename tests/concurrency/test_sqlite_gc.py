@@ -313,6 +313,35 @@ def test_classes_are_tracked():
     con.close()
 
 
+def test_the_collector_strikes_while_an_object_is_made(tmp_path):
+    """Python 3.11 may collect between the allocation of an object and the moment its fields are written."""
+    program = """
+    import gc, sys
+    from upshift import ResultCache, sqlite
+    class Pool(sqlite.ConnectionPool): pass
+    class Connection(sqlite.Connection): pass
+    class Cursor(sqlite.Cursor): pass
+    con = sqlite.connect(":memory:")
+    makers = [
+        lambda: sqlite.ConnectionPool.__new__(sqlite.ConnectionPool), lambda: Pool.__new__(Pool),
+        lambda: sqlite.Connection(":memory:").close(), lambda: Connection(":memory:").close(),
+        con.cursor, lambda: Cursor(con), lambda: ResultCache(10),
+    ]
+    for make in makers:
+        for i in range(300):
+            gc.set_threshold(1 + i % 12, 1, 1)
+            make()
+    gc.set_threshold(700, 10, 10)
+    pools = []
+    for i in range(1500):
+        pool = sqlite.ConnectionPool(sys.argv[1], min_size=0)
+        pool.name = str(i)
+        pools.append(pool)
+    print(len(pools))
+    """
+    assert run_literal(program, tmp_path / "pool.db") == 1500
+
+
 def test_the_collector_strikes_during_every_operation():
     program = """
     import gc, threading, warnings

@@ -59,6 +59,8 @@ use crate::support::sync::AttachedCell;
 ///     TypeError: An argument is of another kind.
 #[pyclass(frozen, subclass, dict, weakref, module = "upshift.sqlite")]
 pub struct ConnectionPool {
+    /// Python 3.11 may collect between the allocation (zeroed memory) and the value; a zeroed `OnceLock` looks filled.
+    constructed: bool,
     /// Empty until `__init__` has run.
     core: OnceLock<Arc<Core>>,
     lock: Py<CacheLock>,
@@ -327,7 +329,7 @@ impl ConnectionPool {
         max_idle_time=300, check_interval=60, *, max_lifetime=None, leak_after=None, durability='process', on_connect=None, uri=False)")]
     fn new(py: Python<'_>, _arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let lock = Py::new(py, CacheLock::default())?;
-        Ok(Self { core: OnceLock::new(), lock, named: AttachedCell::new(None) })
+        Ok(Self { constructed: true, core: OnceLock::new(), lock, named: AttachedCell::new(None) })
     }
 
     #[pyo3(signature = (db_path, min_size = Given::Default, max_size = Given::Default,
@@ -667,6 +669,9 @@ impl ConnectionPool {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.constructed {
+            return Ok(());
+        }
         match self.core.get() {
             Some(core) => {
                 core.try_visit(|held| visit.call(&held.object))?;
@@ -682,6 +687,9 @@ impl ConnectionPool {
 
     /// Nobody can use the pool any more: connections are closed, and with them what their callbacks refer to.
     fn __clear__(&self) {
+        if !self.constructed {
+            return;
+        }
         if let Some(core) = self.core.get() {
             core.close(Patience::none());
             core.manage().clear();
