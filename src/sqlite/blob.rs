@@ -28,6 +28,7 @@ pub struct Blob {
     raw: AtomicPtr<ffi::sqlite3_blob>,
     /// A read or write failed and said so.
     has_failed: AtomicBool,
+    era: u32,
 }
 
 impl Blob {
@@ -45,7 +46,8 @@ impl Blob {
             return Err(entered.failure(code));
         }
         entered.remember_blob(raw);
-        Ok(Self { db: Arc::clone(db), raw: AtomicPtr::new(raw), has_failed: AtomicBool::new(false) })
+        let era = entered.blob_era();
+        Ok(Self { db: Arc::clone(db), raw: AtomicPtr::new(raw), has_failed: AtomicBool::new(false), era })
     }
 
     pub fn db(&self) -> &Arc<Db> {
@@ -105,7 +107,7 @@ impl Blob {
     fn raw(&self, entered: &Entered<'_>) -> Option<*mut ffi::sqlite3_blob> {
         check(entered, &self.db).ok()?;
         let raw = self.raw.load(Ordering::Relaxed);
-        (!raw.is_null()).then_some(raw)
+        (!raw.is_null() && entered.blob_era() == self.era).then_some(raw)
     }
 }
 
@@ -114,7 +116,7 @@ impl Drop for Blob {
         let raw = *self.raw.get_mut();
         if !raw.is_null() {
             // SAFETY: nobody else has it.
-            unsafe { self.db.discard_blob(raw) };
+            unsafe { self.db.discard_blob(raw, self.era) };
         }
     }
 }

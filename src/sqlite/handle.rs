@@ -81,6 +81,8 @@ pub struct Db {
     deferred: Mutex<Vec<Discarded>>,
     /// Open BLOBs; they end before the connection does.
     blobs: Mutex<Vec<BlobPtr>>,
+    /// Counts the times that all of them were closed by others than their owners.
+    blob_era: AtomicU32,
     /// Statements that end with the connection at the latest. Virtual tables have others, which are theirs to end.
     statements: Mutex<HashSet<StatementPtr>>,
     /// Backups in progress, between whose steps other threads may come in: the connection stays open meanwhile.
@@ -97,7 +99,7 @@ pub struct Db {
 
 enum Discarded {
     Statement(*mut ffi::sqlite3_stmt),
-    Blob(*mut ffi::sqlite3_blob),
+    Blob(*mut ffi::sqlite3_blob, u32),
 }
 // SAFETY: the pointers are only used by a thread that has entered the connection.
 unsafe impl Send for Discarded {}
@@ -169,6 +171,7 @@ impl Db {
             has_deferred: AtomicBool::new(false),
             deferred: Mutex::new(Vec::new()),
             blobs: Mutex::new(Vec::new()),
+            blob_era: AtomicU32::new(0),
             statements: Mutex::default(),
             pins: AtomicU32::new(0),
             is_target: AtomicBool::new(false),
@@ -302,8 +305,8 @@ impl Db {
     ///
     /// # Safety
     /// As [`discard`](Self::discard).
-    pub(super) unsafe fn discard_blob(&self, blob: *mut ffi::sqlite3_blob) {
-        self.give_up(Discarded::Blob(blob));
+    pub(super) unsafe fn discard_blob(&self, blob: *mut ffi::sqlite3_blob, era: u32) {
+        self.give_up(Discarded::Blob(blob, era));
     }
 
     fn give_up(&self, discarded: Discarded) {
@@ -515,6 +518,23 @@ impl Entered<'_> {
         self.db.blobs.lock().push(BlobPtr(blob));
     }
 
+    pub(super) fn blob_era(&self) -> u32 {
+        self.db.blob_era.load(Ordering::Relaxed)
+    }
+
+    /// Closes every BLOB; their owners find them closed.
+    pub fn close_blobs(&self) {
+        let blobs = std::mem::take(&mut *self.db.blobs.lock());
+        if blobs.is_empty() {
+            return;
+        }
+        self.db.blob_era.fetch_add(1, Ordering::Relaxed);
+        for blob in blobs {
+            // SAFETY: open, of this connection, which this thread is inside.
+            unsafe { ffi::sqlite3_blob_close(blob.0) };
+        }
+    }
+
     pub(super) fn forget_blob(&self, blob: *mut ffi::sqlite3_blob) {
         self.db.blobs.lock().retain(|open| open.0 != blob);
     }
@@ -531,7 +551,10 @@ impl Entered<'_> {
                     self.db.statements.lock().remove(&StatementPtr(statement));
                     ffi::sqlite3_finalize(statement)
                 }
-                Discarded::Blob(blob) => {
+                Discarded::Blob(blob, era) => {
+                    if era != self.blob_era() {
+                        return;
+                    }
                     self.forget_blob(blob);
                     ffi::sqlite3_blob_close(blob)
                 }

@@ -187,6 +187,34 @@ def test_survives_the_connection_being_opened_again(connection, blob):
         connection.blobopen("t", "b", 1)
 
 
+@pytest.mark.parametrize("wrote", [False, True])
+def test_a_blob_ends_when_its_pooled_connection_is_given_back(tmp_path, wrote):
+    with sqlite.ConnectionPool(tmp_path / "pool.db", 1, 1) as pool:
+        con = pool.acquire()
+        con.execute("CREATE TABLE t (b BLOB)")
+        con.execute("INSERT INTO t VALUES (?)", (DATA,))
+        blob = con.blobopen("t", "b", 1)
+        if wrote:
+            blob.write(b"first")
+        con.close()
+        for use in (blob.read, lambda: blob.write(b"x"), lambda: blob[0], lambda: len(blob), blob.__enter__):
+            with pytest.raises(sqlite.ProgrammingError, match="Cannot operate on a closed blob"):
+                use()
+        blob.close()
+        with pool.connection() as con:
+            con.execute("BEGIN")
+            con.execute("INSERT INTO t VALUES (1)")
+            # Nothing of the next borrower ends with it.
+            del blob
+            gc.collect()
+            assert con.in_transaction
+            con.rollback()
+            left = b"first" + DATA[5:] if wrote else DATA
+            with con.blobopen("t", "b", 1) as other:
+                assert other.read() == left
+            assert con.execute("SELECT count(*) FROM t").fetchone()[0] == 1
+
+
 def test_other_threads_wait_for_their_turn(tmp_path):
     connection = sqlite.connect(tmp_path / "threads.db", check_same_thread=False)
     connection.execute("CREATE TABLE t (b BLOB)")

@@ -289,6 +289,7 @@ fn make_ready(py: Python<'_>, held: &Held) -> bool {
     if entered.is_in_use() {
         entered.no_read();
         let stepping = gil::Stepping::begin(py, &entered, true);
+        entered.close_blobs();
         opener::reset_statements(&entered);
         drop(stepping);
         entered.settle_lane();
