@@ -110,11 +110,51 @@ def test_adapters_apply(pool):
         ("PRAGMA user_version = 1", (), "PRAGMA has no place"),
         ("VACUUM", (), "VACUUM has no place"),
         ("ATTACH 'x' AS y", (), "ATTACH has no place"),
+        ("; commit", (), "COMMIT has no place"),
+        ("; ;end", (), "COMMIT has no place"),
+        ("\ufeffrollback", (), "ROLLBACK has no place"),
+        ("; savepoint q", (), "SAVEPOINT has no place"),
+        ("; release upshift", (), "RELEASE has no place"),
+        ("; rollback to upshift", (), "ROLLBACK has no place"),
+        ("; pragma user_version", (), "PRAGMA has no place"),
+        ("\ufeff; attach ? as y", ("x",), "ATTACH has no place"),
+        ("; detach y", (), "DETACH has no place"),
     ],
 )
 def test_what_has_no_place_is_refused(pool, sql, parameters, match):
     with pytest.raises(sqlite3.ProgrammingError, match=match):
         pool.write(sql, parameters)
+
+
+@pytest.mark.parametrize("sql", ["; commit", "\ufeffrollback", "; savepoint q", "; pragma locking_mode=exclusive", "; vacuum"])
+def test_what_is_refused_leaves_the_others_of_the_group_alone(pool, sql):
+    outcomes = {}
+
+    def write(k):
+        try:
+            outcomes[k] = pool.write(sql) if k % 5 == 3 else pool.write("INSERT INTO t (k) VALUES (?)", (k,)).rowcount
+        except sqlite3.Error as error:
+            outcomes[k] = type(error)
+
+    with Held(pool):
+        threads = [threading.Thread(target=write, args=(k,)) for k in range(20)]
+        for thread in threads:
+            thread.start()
+        # So that they come to share transactions.
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join(60)
+    assert {k for k, outcome in outcomes.items() if outcome == 1} == {k for k in range(20) if k % 5 != 3}
+    assert all(issubclass(outcomes[k], sqlite3.Error) for k in range(3, 20, 5))
+    assert [k for k, _, _ in rows(pool)] == [k for k in range(20) if k % 5 != 3]
+
+
+def test_virtual_tables_and_pragma_functions_work_in_a_group(pool):
+    pool.write("CREATE VIRTUAL TABLE f USING fts5(a)")
+    pool.write("INSERT INTO f VALUES ('words')")
+    pool.write("INSERT INTO f (f) VALUES ('optimize')")
+    assert tuple(pool.write("SELECT * FROM f('words')").rows[0]) == ("words",)
+    assert tuple(pool.write("SELECT user_version FROM pragma_user_version").rows[0]) == (0,)
 
 
 def test_errors_are_those_of_the_statement(pool):

@@ -5,10 +5,12 @@
 //! wait; one of them leads next. If only callbacks wait, a background job leads. Nobody is told that a write succeeded
 //! before the commit that carries it has returned.
 //!
+//! - [`guard`]: what has no place in a shared transaction
 //! - [`request`]: what is asked for and what is answered
 //! - [`statement`]: prepared statements and their results
 //! - [`writer`]: transactions of the writing connection
 
+mod guard;
 mod request;
 mod statement;
 mod writer;
@@ -440,6 +442,7 @@ impl Group {
         writer.begin(db, &entered, level, give_up)?;
         let (begun, mut bytes) = (clock::coarse(), 0);
         let mut done: Vec<(Queued, Written)> = Vec::new();
+        let mut is_committed = false;
         let lost = loop {
             let is_full = done.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES || clock::coarse() - begun > GROUP_TIME;
             if is_full {
@@ -459,10 +462,16 @@ impl Group {
                     answers.push((queued.number, queued.reply, Err(failure.clone().into())));
                     break Some(failure.into());
                 }
+                Ran::Committed(outcome) => {
+                    answers.push((queued.number, queued.reply, outcome));
+                    is_committed = true;
+                    break None;
+                }
             }
         };
         let outcome = match lost {
             Some(error) => Err(error),
+            None if is_committed => Ok(()),
             None if done.is_empty() => {
                 writer.rollback(db, &entered);
                 Ok(())

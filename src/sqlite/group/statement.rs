@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use rusqlite::ffi;
 
+use super::guard::Guard;
 use super::request::{Params, Value, WriteError, Written};
 use crate::sqlite::statements::Statements;
 use crate::sqlite::{Db, Entered, Failure, text};
 
 /// Statements kept prepared.
 const KEPT: usize = 128;
-/// First words of statements that manage transactions or the connection, and so concern the whole group.
-const NOT_IN_A_GROUP: [&str; 10] =
-    ["begin", "commit", "end", "rollback", "savepoint", "release", "pragma", "vacuum", "attach", "detach"];
 
 /// A prepared statement, finalised when dropped.
 pub(super) struct Statement {
@@ -52,13 +50,14 @@ impl Cache {
         &mut self,
         db: &Arc<Db>,
         entered: &Entered<'_>,
+        guard: &Guard,
         sql: &Arc<str>,
         params: &Params,
     ) -> Result<Written, WriteError> {
         let hash = self.hasher.hash_one(&**sql);
         let found = self.kept.take(hash, |statement| *statement.sql == **sql);
-        let Some(statement) = found.map_or_else(|| Statement::prepare(db, entered, sql), |found| Ok(Some(found)))?
-        else {
+        let found = found.map_or_else(|| Statement::prepare(db, entered, guard, sql), |found| Ok(Some(found)))?;
+        let Some(statement) = found else {
             return Ok(Written { rowcount: -1, ..Written::default() });
         };
         let outcome = statement.bind(entered, params).and_then(|()| statement.step(entered));
@@ -75,18 +74,14 @@ impl Cache {
 }
 
 impl Statement {
-    fn prepare(db: &Arc<Db>, entered: &Entered<'_>, sql: &Arc<str>) -> Result<Option<Self>, WriteError> {
+    fn prepare(db: &Arc<Db>, entered: &Entered<'_>, guard: &Guard, sql: &Arc<str>) -> Result<Option<Self>, WriteError> {
         if sql.contains('\0') {
             return Err(WriteError::Misused("the query contains a null character".to_owned()));
         }
         let head = text::skip_blank(sql.as_bytes());
-        if let Some(word) = NOT_IN_A_GROUP.iter().find(|word| is_word(head, word)) {
-            let word = word.to_ascii_uppercase();
-            let message = format!(
-                "write() runs one statement in a transaction that it shares with others, so {word} has no place there; \
-                 use a connection of your own"
-            );
-            return Err(WriteError::Misused(message));
+        // Of this the guard is not told; SQLite itself refuses it in a transaction, in other words.
+        if is_word(head, "vacuum") {
+            return Err(out_of_place("VACUUM"));
         }
         let Ok(length) = c_int::try_from(sql.len()) else {
             return Err(Failure::of_code(ffi::SQLITE_TOOBIG).into());
@@ -94,7 +89,12 @@ impl Statement {
         let mut raw = std::ptr::null_mut();
         let mut tail: *const c_char = std::ptr::null();
         // SAFETY: the connection is open and entered; the text has that length.
-        let code = unsafe { ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr().cast(), length, &mut raw, &mut tail) };
+        let (code, refused) = guard.compile(|| unsafe {
+            ffi::sqlite3_prepare_v2(entered.raw(), sql.as_ptr().cast(), length, &mut raw, &mut tail)
+        });
+        if let Some(word) = refused {
+            return Err(out_of_place(word));
+        }
         if code != ffi::SQLITE_OK {
             return Err(entered.failure(code).into());
         }
@@ -250,6 +250,13 @@ unsafe fn copy(bytes: *const u8, length: c_int) -> Box<[u8]> {
     }
     // SAFETY: the caller's promise.
     unsafe { std::slice::from_raw_parts(bytes, length as usize) }.into()
+}
+
+fn out_of_place(word: &str) -> WriteError {
+    WriteError::Misused(format!(
+        "write() runs one statement in a transaction that it shares with others, so {word} has no place there; \
+         use a connection of your own"
+    ))
 }
 
 /// Whether the text begins with this word, and not just with its letters.

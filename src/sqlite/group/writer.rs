@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rusqlite::ffi;
 
+use super::guard::Guard;
 use super::request::{Durability, Request, WriteError, Written};
 use super::statement::{self, Cache};
 use crate::sqlite::{Db, Entered, Failure};
@@ -19,6 +20,8 @@ const AGAIN: u32 = 250;
 
 pub(super) struct Writer {
     cache: Cache,
+    /// Installed with the first transaction.
+    guard: Option<Arc<Guard>>,
     /// What commits survive now.
     level: Option<Durability>,
     control: [Option<Control>; STEPS],
@@ -37,6 +40,8 @@ pub(super) enum Ran {
     Ended(WriteError),
     /// The whole transaction is lost.
     Lost(Failure),
+    /// The whole transaction was committed by this one, against all precautions.
+    Committed(Result<Written, WriteError>),
 }
 
 #[derive(Clone, Copy)]
@@ -82,7 +87,8 @@ impl Drop for Control {
 
 impl Writer {
     pub fn new() -> Self {
-        Self { cache: Cache::new(), level: None, control: Default::default(), pages: Arc::default(), copied: 0 }
+        let control = Default::default();
+        Self { cache: Cache::new(), guard: None, level: None, control, pages: Arc::default(), copied: 0 }
     }
 
     /// SQLite is not to checkpoint within commits of this connection: [`checkpoint`](Self::checkpoint) does it after them,
@@ -134,6 +140,7 @@ impl Writer {
             )?;
             self.level = Some(level);
         }
+        self.guard.get_or_insert_with(|| Guard::install(db, entered)).begin();
         self.patiently(db, entered, Step::Begin, give_up)
     }
 
@@ -165,12 +172,22 @@ impl Writer {
                 return self.lose(db, entered, failure);
             }
         }
-        let outcome = match self.cache.run(db, entered, &request.sql, &request.params) {
+        let guard = self.guard.get_or_insert_with(|| Guard::install(db, entered));
+        let outcome = self.cache.run(db, entered, guard, &request.sql, &request.params);
+        if !entered.in_transaction() && guard.has_committed() {
+            entered.clear_failed_callback();
+            return Ran::Committed(outcome);
+        }
+        let outcome = match outcome {
             _ if entered.has_failed_callback() => {
                 // A collation, say: SQLite took a made-up answer for its own.
                 entered.clear_failed_callback();
                 let message = "a callback of the connection raised an exception".to_owned();
                 Err(Failure { code: ffi::SQLITE_ERROR, message }.into())
+            }
+            Ok(_) if !entered.in_transaction() => {
+                let message = "the statement rolled back the transaction that it shares with other writes".to_owned();
+                Err(WriteError::Misused(message))
             }
             Ok(_) if statement::has_open_references(entered) => {
                 // Alone it would be checked by its own commit.
@@ -262,5 +279,66 @@ impl Control {
         }
         entered.remember(raw);
         Ok(Self { db: Arc::clone(db), raw })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::request::Params;
+    use super::*;
+    use crate::sqlite::Open;
+    use crate::sqlite::lane::Actor;
+
+    /// `end_with(sql)` runs a statement on the very connection; nothing that a request can say does.
+    unsafe extern "C" fn end_with(
+        context: *mut ffi::sqlite3_context,
+        _: c_int,
+        arguments: *mut *mut ffi::sqlite3_value,
+    ) {
+        // SAFETY: called by SQLite with one argument, on the thread inside the connection.
+        unsafe {
+            let sql = ffi::sqlite3_value_text(*arguments).cast();
+            let db = ffi::sqlite3_context_db_handle(context);
+            let code = ffi::sqlite3_exec(db, sql, None, std::ptr::null_mut(), std::ptr::null_mut());
+            ffi::sqlite3_result_int(context, code);
+        }
+    }
+
+    /// What becomes of `end_with(sql)` after an INSERT in the same transaction, and of the INSERT.
+    fn ended_with(sql: &str) -> (Ran, bool) {
+        let db = Db::open(Path::new(":memory:"), &Open::default()).unwrap();
+        let entered = db.enter();
+        // SAFETY: an open connection, a terminated name.
+        unsafe {
+            let name = c"end_with".as_ptr();
+            let data = std::ptr::null_mut();
+            ffi::sqlite3_create_function(entered.raw(), name, 1, ffi::SQLITE_UTF8, data, Some(end_with), None, None);
+        }
+        statement::execute(&entered, c"CREATE TABLE t (x)").unwrap();
+        let mut writer = Writer::new();
+        let mut run = |sql: &str, is_first| {
+            let (params, durability) = (Params::Positional(Vec::new()), Durability::Process);
+            let request = Request { sql: sql.into(), params, durability, actor: Actor::thread(1) };
+            if is_first {
+                writer.begin(&db, &entered, Durability::Process, &mut |failure| Some(failure.into())).unwrap();
+            }
+            writer.run(&db, &entered, &request, is_first)
+        };
+        assert!(matches!(run("INSERT INTO t VALUES (1)", true), Ran::Done(_)));
+        let ran = run(&format!("SELECT end_with('{sql}')"), false);
+        assert!(!entered.in_transaction());
+        let is_kept =
+            statement::execute(&entered, c"CREATE UNIQUE INDEX i ON t (x); INSERT INTO t VALUES (1)").is_err();
+        (ran, is_kept)
+    }
+
+    #[test]
+    fn whoever_shared_a_transaction_that_something_ended_is_told_what_became_of_it() {
+        let (ran, is_kept) = ended_with("COMMIT");
+        assert!(matches!(ran, Ran::Committed(Ok(_))) && is_kept);
+        let (ran, is_kept) = ended_with("ROLLBACK");
+        assert!(matches!(ran, Ran::Ended(_) | Ran::Lost(_)) && !is_kept);
     }
 }
