@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, ReentrantMutex, ReentrantMutexGuard};
 use r2d2::ManageConnection;
@@ -128,6 +129,9 @@ fn in_its_words(error: rusqlite::Error) -> Failure {
         _ => Failure::of_code(code),
     }
 }
+
+/// Between two interrupts of a thread that is to leave.
+const FORCE_STEP: Duration = Duration::from_millis(1);
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -252,6 +256,23 @@ impl Db {
     /// The same, waiting for a thread that is inside.
     pub fn look(&self) -> Entered<'_> {
         Entered { db: self, _guard: self.lock.lock() }
+    }
+
+    /// Enters to close the connection: interrupts a thread that is inside until it leaves. `None` if it does not within
+    /// `limit`, because it runs a function of its own for example.
+    pub fn enter_by_force(&self, limit: Duration) -> Option<Entered<'_>> {
+        let begun = Instant::now();
+        loop {
+            if let Some(entered) = self.try_enter() {
+                return Some(entered);
+            }
+            if begun.elapsed() >= limit {
+                return None;
+            }
+            // Again and again: what was interrupted may be followed by something else.
+            self.interrupt();
+            std::thread::sleep(FORCE_STEP);
+        }
     }
 
     /// Whether reads that follow each other may share a transaction, which lasts some milliseconds longer than they do.

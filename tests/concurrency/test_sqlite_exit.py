@@ -292,3 +292,18 @@ barrier.wait(20)
 """
     for _ in range(5):
         quickly(body, path)
+
+
+@pytest.mark.parametrize("work", ["kept.execute(ENDLESS)", "any(iter(lambda: kept.execute('SELECT 0').fetchone()[0], 1))"])
+def test_a_connection_that_somebody_kept_holds_up_nothing(path, work):
+    """Given back, it is idle; a daemon thread executes on it all the same."""
+    body = f"""
+pool = sqlite.ConnectionPool(path)
+borrowed = pool.acquire()
+kept = borrowed.conn
+borrowed.close()
+threading.Thread(target=lambda: {work}, daemon=True).start()
+time.sleep(0.3)
+"""
+    quickly(body, path)
+    assert rows(path) == [0]

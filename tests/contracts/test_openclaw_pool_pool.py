@@ -697,6 +697,62 @@ def test_close_all_interrupts_running_statements(pool):  # openclaw §3.1 "inter
     eventually(lambda: sizes(pool) == (0, 0, 0))
 
 
+@pytest.mark.parametrize("returned", ["before", "after"])
+def test_close_all_interrupts_what_is_being_returned(pool, returned):  # openclaw §3.1
+    connection, started = pool.acquire(), threading.Event()
+    connection.create_function("started", 0, lambda: started.set() or 1)
+
+    def work():
+        connection.execute("SELECT started()").fetchone()
+        connection.execute(ENDLESS).fetchone()
+
+    def give_back():
+        connection.close()
+
+    running = Task(work)
+    assert started.wait(20)
+    time.sleep(0.05)
+    if returned == "before":
+        returning = Task(give_back)
+        time.sleep(0.1)
+    pool.close_all(timeout=0.2)
+    if returned == "after":
+        returning = Task(give_back)
+    with pytest.raises(sqlite3.OperationalError, match="interrupt"):
+        running.result(20)
+    returning.result(20)
+    eventually(lambda: sizes(pool) == (0, 0, 0))
+
+
+def test_close_all_interrupts_who_kept_a_connection(pool):
+    """Returned, it is idle, but somebody executes on it all the same."""
+    borrowed = pool.acquire()
+    kept, started = borrowed.conn, threading.Event()
+    borrowed.close()
+    kept.set_progress_handler(started.set, 1000)
+    running = Task(lambda: kept.execute(ENDLESS).fetchone())
+    assert started.wait(20)
+    Task(pool.close_all).result(20)
+    with pytest.raises(sqlite3.OperationalError, match="interrupt"):
+        running.result(20)
+    with pytest.raises(sqlite3.ProgrammingError):
+        kept.execute("SELECT 1")
+
+
+def test_close_all_leaves_who_cannot_be_interrupted(pool):
+    borrowed = pool.acquire()
+    kept, started, end = borrowed.conn, threading.Event(), threading.Event()
+    borrowed.close()
+    kept.create_function("wait", 0, lambda: started.set() or end.wait(60))
+    running = Task(lambda: kept.execute("SELECT wait()").fetchone())
+    assert started.wait(20)
+    Task(pool.close_all).result(20)
+    assert sizes(pool) == (0, 0, 0)
+    end.set()
+    with suppress(sqlite3.Error):
+        running.result(20)
+
+
 def test_close_all_stops_maintenance(make_pool):  # openclaw §3.1 "Stops and joins maintenance"
     pool = make_pool(check_interval=0.01)
     assert pool.maintenance_thread.is_alive()

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{self, Connection, enter, look};
+use super::connection::{self, Connection, look};
 use super::row::RowFactory;
 use super::transaction::{self, Autocommit, Isolation};
 use super::write::Writes;
@@ -243,7 +243,12 @@ impl Manage for Keeper {
             return;
         }
         let closed = Python::try_attach(|py| {
-            if let Ok(entered) = enter(py, &held.db) {
+            // Whoever kept the raw connection may be inside.
+            let entered = held.db.try_enter();
+            let entered = entered.or_else(|| connection::detached(py, || held.db.enter_by_force(USER_PATIENCE)));
+            // It ends when nobody refers to it any more.
+            let Some(entered) = entered else { return };
+            if held.db.is_open() {
                 opener::spare_log_if_moved(&entered);
             }
             // Refused if one of its statements is running further up on this thread. Then it is closed when that has ended
@@ -251,9 +256,10 @@ impl Manage for Keeper {
             drop(connection::close(py, held.object.bind(py), &held.db));
         });
         if closed.is_none() {
-            let entered = held.db.enter();
-            opener::spare_log_if_moved(&entered);
-            entered.close();
+            if let Some(entered) = held.db.enter_by_force(USER_PATIENCE) {
+                opener::spare_log_if_moved(&entered);
+                entered.close();
+            }
         }
     }
 
@@ -352,6 +358,8 @@ impl Connection {
     }
 }
 
+/// How long a connection of the pool's own is not closed because somebody uses it who has given it back.
+const USER_PATIENCE: Duration = Duration::from_secs(1);
 /// Compiled statements kept per connection.
 const STATEMENTS: usize = 128;
 

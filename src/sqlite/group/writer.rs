@@ -314,7 +314,17 @@ mod tests {
         unsafe {
             let name = c"end_with".as_ptr();
             let data = std::ptr::null_mut();
-            ffi::sqlite3_create_function(entered.raw(), name, 1, ffi::SQLITE_UTF8, data, Some(end_with), None, None);
+            ffi::sqlite3_create_function_v2(
+                entered.raw(),
+                name,
+                1,
+                ffi::SQLITE_UTF8,
+                data,
+                Some(end_with),
+                None,
+                None,
+                None,
+            );
         }
         statement::execute(&entered, c"CREATE TABLE t (x)").unwrap();
         let mut writer = Writer::new();

@@ -20,7 +20,8 @@ impl<M: Manage> Pool<M> {
             return false;
         }
         // Still counted as lent, but nobody else can return it: it may be worked on without the lock.
-        let healthy = self.manage.reset(&kept.connection);
+        // That may wait for another thread; a pool that is closed has no use for the connection anyway.
+        let healthy = !self.is_closed() && self.manage.reset(&kept.connection);
         let now = self.manage.now();
         let mut state = self.process().state.lock();
         let origin = state.settle(kept.slot, now);
@@ -67,7 +68,7 @@ impl<M: Manage> Pool<M> {
     }
 
     /// Refuses borrowers from now on, turns those away who wait, closes what is idle, and waits for what is lent. What is
-    /// still lent then is interrupted, and closed when it is returned. Returns whether everything came back.
+    /// still lent then, or being returned, is interrupted, and closed when it is returned. Returns whether everything came back.
     pub fn close(self: &Arc<Self>, mut patience: Patience<'_>) -> bool {
         let process = self.process();
         let mut state = process.state.lock();
@@ -98,10 +99,7 @@ impl<M: Manage> Pool<M> {
         let quiet = state.is_quiet();
         drop(state);
         for kept in &lent {
-            // Not if it was returned just now: whoever returned it is about to close it.
-            if kept.borrow.load(Ordering::Relaxed) != 0 {
-                self.manage.interrupt(&kept.connection);
-            }
+            self.manage.interrupt(&kept.connection);
         }
         quiet
     }

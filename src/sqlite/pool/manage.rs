@@ -38,10 +38,11 @@ pub trait Manage: Send + Sync + 'static {
     /// of the connection by its own means, and then do nothing unless `is_idle()`.
     fn check(&self, connection: &Self::Connection, is_idle: &dyn Fn() -> bool) -> Health;
 
-    /// Closes a connection that nobody has borrowed.
+    /// Closes a connection that nobody has borrowed. Somebody may use it all the same; it must not wait for them for long.
     fn close(&self, connection: &Self::Connection);
 
-    /// Ends what another thread executes on a lent connection, as soon as it can.
+    /// Ends what another thread executes on a connection that was lent, as soon as it can. It may be on its way back, or
+    /// closed by now.
     fn interrupt(&self, connection: &Self::Connection);
 
     /// A connection was borrowed longer ago than the settings allow; called once for each borrow.
