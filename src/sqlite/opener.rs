@@ -18,6 +18,9 @@ use crate::support::runtime::{PerProcess, pid};
 
 /// How long a connection waits for locks of others before it fails with "database is locked".
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long locks are waited for at least, whatever the caller's patience: connections of the same pool that open or close
+/// hold them for moments.
+const GRACE: Duration = Duration::from_millis(100);
 
 const SETTINGS: &[&CStr] = &[
     c"PRAGMA cache_size = -64000",
@@ -87,11 +90,11 @@ impl Opener {
         self.durability
     }
 
-    /// Opens a connection. Locks of others are waited for until `until`, at most [`BUSY_TIMEOUT`]; afterwards the
-    /// connection waits for none.
+    /// Opens a connection. Locks of others are waited for until `until`, at least [`GRACE`] and at most [`BUSY_TIMEOUT`];
+    /// afterwards the connection waits for none.
     pub fn open(&self, until: Option<Instant>) -> Result<Arc<Db>, Failure> {
-        let limit = Instant::now() + BUSY_TIMEOUT;
-        let until = until.map_or(limit, |until| until.min(limit));
+        let now = Instant::now();
+        let until = until.map_or(now + BUSY_TIMEOUT, |until| until.clamp(now + GRACE, now + BUSY_TIMEOUT));
         let db = match &self.target {
             Target::File { uri: Some(uri), .. } => Db::open(uri, &Open { uri: true, ..Open::default() })?,
             Target::File { path, uri: None } => Db::open(path, &Open::default())?,
@@ -246,11 +249,26 @@ mod tests {
         assert!(ok(&holder, c"CREATE TABLE t (x)") && ok(&holder, c"BEGIN EXCLUSIVE"));
         let opener = opener(path.to_str().unwrap());
         let begun = Instant::now();
-        let refused = opener.open(Some(begun + Duration::from_millis(50))).err().unwrap();
+        let refused = opener.open(Some(begun + Duration::from_millis(150))).err().unwrap();
         assert_eq!(refused.primary(), ffi::SQLITE_BUSY);
-        assert!(begun.elapsed() >= Duration::from_millis(50) && begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() >= Duration::from_millis(150) && begun.elapsed() < Duration::from_secs(5));
         assert!(ok(&holder, c"COMMIT"));
         assert!(opener.open(None).is_ok());
+    }
+
+    #[test]
+    fn waits_for_a_lock_of_a_moment_without_patience() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("busy.db");
+        let holder = Db::open(&path, &Open::default()).unwrap();
+        assert!(ok(&holder, c"CREATE TABLE t (x)") && ok(&holder, c"BEGIN EXCLUSIVE"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(10));
+                assert!(ok(&holder, c"COMMIT"));
+            });
+            assert!(opener(path.to_str().unwrap()).open(Some(Instant::now())).is_ok());
+        });
     }
 
     #[test]

@@ -248,9 +248,7 @@ impl Manage for Keeper {
             let entered = entered.or_else(|| connection::detached(py, || held.db.enter_by_force(USER_PATIENCE)));
             // It ends when nobody refers to it any more.
             let Some(entered) = entered else { return };
-            if held.db.is_open() {
-                opener::spare_log_if_moved(&entered);
-            }
+            opener::spare_log_if_moved(&entered);
             // Refused if one of its statements is running further up on this thread. Then it is closed when that has ended
             // and nobody refers to it any more.
             drop(connection::close(py, held.object.bind(py), &held.db));
