@@ -9,10 +9,11 @@ import os
 import sqlite3
 import time
 import weakref
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from harness import run, run_literal, together
+from harness import Task, run, run_literal, together
 
 from upshift.sqlite import ConnectionPool, PooledConnection
 from upshift.systems.openclaw import close_all_pools, db_pool_main, get_pool
@@ -61,6 +62,21 @@ def test_names_of_one_file_share_a_pool(pool_path, monkeypatch):  # openclaw §3
     ]
     for name in names:
         assert get_pool(name) is pool
+
+
+def test_a_locked_file_holds_up_its_own_callers_only(tmp_path):  # openclaw P15
+    with closing(sqlite3.connect(tmp_path / "locked.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN EXCLUSIVE")
+        waiting = [Task(get_pool, tmp_path / "locked.db") for _ in range(2)]
+        time.sleep(0.2)
+        free = Task(get_pool, tmp_path / "free.db").result(10)
+        assert free.running
+        assert not any(task.done() for task in waiting)
+        assert get_pool(tmp_path / "free.db") is free
+        other.execute("COMMIT")
+        one, two = (task.result(30) for task in waiting)
+        assert one is two is get_pool(tmp_path / "locked.db")
 
 
 def test_a_relative_name_keeps_its_folder(tmp_path, monkeypatch):  # openclaw §3.4

@@ -21,6 +21,8 @@ _cache: ResultCache | None = None
 _cache_lock = threading.Lock()
 _pools: dict[str, ConnectionPool] = {}
 _pools_lock = threading.Lock()
+# One for each pool that is being opened: a file that another process has locked holds up its own callers only.
+_opening: dict[str, threading.Lock] = {}
 
 
 def workspace() -> Path:
@@ -90,9 +92,27 @@ def get_pool(
     key = name if name == ":memory:" else os.path.realpath(name)
     with _pools_lock:
         pool = _pools.get(key)
+        if pool is not None and pool.running:
+            return pool
+        opening = _opening.setdefault(key, threading.Lock())
+    with opening:
+        pool = _pools.get(key)
         if pool is None or not pool.running:
-            pool = _pools[key] = ConnectionPool(db_path, min_size, max_size)
+            pool = ConnectionPool(db_path, min_size, max_size)
+            with _pools_lock:
+                _pools[key] = pool
         return pool
+
+
+def _after_fork() -> None:
+    """The threads that held the locks are not in the child."""
+    global _pools_lock
+    _pools_lock = threading.Lock()
+    _opening.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def close_all_pools(timeout: float | timedelta | None = 5.0) -> None:
