@@ -361,3 +361,28 @@ def test_a_borrowed_connection_is_a_target(tmp_path):
         with pytest.raises(sqlite3.ProgrammingError, match="given back"):
             source.backup(target)
     source.close()
+
+
+@pytest.mark.parametrize("database", [":memory:", "pool.db"])
+def test_the_database_of_a_pool_is_not_replaced(tmp_path, monkeypatch, database):
+    monkeypatch.chdir(tmp_path)
+    with sqlite.connect(":memory:") as other:
+        other.execute("CREATE TABLE other (x)")
+    data = other.serialize()
+    with sqlite.ConnectionPool(database, 2, 2) as pool:
+        with pool.connection() as one, pool.connection() as two:
+            one.execute("CREATE TABLE t (x)")
+            for target in (one, one.conn):
+                with pytest.raises(sqlite.ProgrammingError, match="deserialize.*one of a pool.*backup"):
+                    target.deserialize(data)
+            with pytest.raises(sqlite.ProgrammingError, match="one of a pool"):
+                one.deserialize(data, name="MAIN")
+            assert two.execute("SELECT count(*) FROM t").fetchone()[0] == 0
+            one.execute("ATTACH ':memory:' AS private")
+            one.deserialize(data, name="private")
+            assert one.execute("SELECT count(*) FROM private.other").fetchone()[0] == 0
+            one.execute("DETACH private")
+            # For all connections of the pool.
+            other.backup(one.conn)
+            assert two.execute("SELECT count(*) FROM other").fetchone()[0] == 0
+    other.close()

@@ -52,6 +52,8 @@ pub struct State {
     /// Transactions rolled back by `rollback()`.
     #[cfg(not(Py_3_11))]
     pub rollbacks: u64,
+    /// It belongs to a pool.
+    pub is_pooled: bool,
     /// How often a pool took it back. Cursors of earlier borrowers are refused.
     pub loan: u64,
     /// Python objects that SQLite holds pointers to, by what they are for.
@@ -73,6 +75,7 @@ impl State {
             busy_timeout: Duration::ZERO,
             #[cfg(not(Py_3_11))]
             rollbacks: 0,
+            is_pooled: false,
             loan: 0,
             hooks: Default::default(),
         }
@@ -572,7 +575,7 @@ impl Drop for Connection {
 fn forget(slf: &Bound<'_, Connection>) {
     let py = slf.py();
     let gone = slf.get().state.with(py, |state| {
-        state.initialised = false;
+        (state.initialised, state.is_pooled) = (false, false);
         let text = std::mem::replace(&mut state.text, Text::Str);
         let row_factory = std::mem::replace(&mut state.row_factory, RowFactory::None);
         (state.statements.take_all(), text, row_factory)

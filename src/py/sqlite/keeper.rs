@@ -351,6 +351,7 @@ impl Connection {
         state.statements = crate::sqlite::statements::Statements::new(STATEMENTS);
         state.busy_timeout = busy_timeout;
         state.initialised = true;
+        state.is_pooled = true;
         gil::install(&db.enter(), busy_timeout);
         Py::new(py, Self { state: AttachedCell::new(state) })
     }

@@ -60,12 +60,18 @@ impl Connection {
 
     /// Load a serialized database, in place of the one that is connected under that name.
     ///
-    /// The database is in memory from then on.
+    /// The database is in memory from then on. That of a pooled connection cannot be replaced: the others would still have
+    /// the old one.
     #[pyo3(signature = (data, /, *, name = "main"))]
     fn deserialize(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
         let py = slf.py();
         let db = slf.get().db(py)?;
         let bytes = bytes_of(data)?;
+        if name.eq_ignore_ascii_case("main") && slf.get().state.with(py, |state| state.is_pooled) {
+            let message = "deserialize() would replace the database of this connection, which is one of a pool, and leave \
+                           the others with the old one; use backup() or a connection of your own";
+            return Err(errors::programming(py, message));
+        }
         let name = terminated(name)?;
         let size = bytes.len() as i64;
         let entered = enter(py, &db)?;
