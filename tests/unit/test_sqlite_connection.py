@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import gc
 import os
+import re
 import sqlite3
 import sys
 import threading
 import time
 import weakref
+from contextlib import closing
 
 import pytest
 from harness import Task
@@ -421,3 +424,119 @@ def test_a_flag_that_raises(tmp_path):
 
     with pytest.raises(LookupError, match="no opinion"):
         sqlite.connect(":memory:", uri=Moody())
+
+
+def test_the_cursor_method_of_a_subclass_is_called_where_it_always_was():
+    """Python 3.9 and 3.10 call it for `execute()` and its kin, newer ones do not."""
+
+    def calls_of(module):
+        calls = []
+
+        class Own(module.Connection):
+            def cursor(self, *arguments):
+                calls.append(arguments)
+                return super().cursor(*arguments)
+
+        connection = module.connect(":memory:", factory=Own)
+        connection.execute("CREATE TABLE t (x)")
+        connection.executemany("INSERT INTO t VALUES (?)", [(1,)])
+        connection.executescript("SELECT 1")
+        connection.close()
+        return calls
+
+    assert calls_of(sqlite) == calls_of(sqlite3)
+
+
+def test_what_other_threads_may_ask():
+    def answers(module):
+        found = []
+        connection = module.connect(":memory:")
+
+        def ask():
+            for question in (
+                lambda: connection.total_changes,
+                lambda: connection.in_transaction,
+                lambda: connection.isolation_level,
+                lambda: connection.row_factory,
+                lambda: connection.__enter__() is connection,
+                lambda: connection.__exit__(None, None, None),
+                connection.commit,
+            ):
+                try:
+                    found.append(question())
+                except module.ProgrammingError as error:
+                    found.append(re.sub("[0-9]{4,}", "N", str(error)))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join(20)
+        connection.close()
+        return found
+
+    assert answers(sqlite) == answers(sqlite3)
+    assert answers(sqlite)[:5] == [0, False, "", None, True]
+
+
+class Outcome:
+    """What a call came to, in words that do not depend on the module."""
+
+    def __init__(self, call):
+        try:
+            self.told = type(call()).__name__
+        except Exception as error:
+            self.told = (type(error).__name__, str(error))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda con: con.execute("SELECT 1", None),
+        lambda con: con.cursor().execute("SELECT 1", None),
+        lambda con: con.executemany("", [()]),
+        lambda con: con.executemany("-- nothing", []),
+        lambda con: con.cursor().executemany(" ; ", [(), ()]),
+        lambda con: con.execute("SELECT ?", (decimal.Decimal(1),)),
+        lambda con: con.execute("SELECT ?", (threading.Thread(),)),
+        pytest.param(
+            lambda con: con.cursor().fetchmany(2**40),
+            marks=pytest.mark.skipif(sys.version_info < (3, 10), reason="said in other words"),
+        ),
+    ],
+    ids=range(8),
+)
+def test_odd_arguments_are_refused_as_ever(call):
+    with closing(sqlite.connect(":memory:")) as ours, closing(sqlite3.connect(":memory:")) as theirs:
+        assert Outcome(lambda: call(ours)).told == Outcome(lambda: call(theirs)).told
+
+
+@pytest.mark.parametrize("size", [2**40 + 3, 2**31, -(2**31) - 1, 2**80, -1, 2**31 - 1, "a", 1.5, None, True])
+@pytest.mark.filterwarnings("ignore:Truncation of value to int:RuntimeWarning")
+def test_arraysize_is_a_c_int(size):
+    def given(module):
+        with closing(module.connect(":memory:")) as connection:
+            cursor = connection.cursor()
+            outcome = Outcome(lambda: setattr(cursor, "arraysize", size))
+            return outcome.told, cursor.arraysize
+
+    assert given(sqlite) == given(sqlite3)
+
+
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "blobopen"), reason="new in Python 3.11")
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        *(((), {}), (("t", "x"), {}), (("t", "x", 1, 1), {}), ((), {"table": "t", "column": "x", "row": 1})),
+        *((("t", "x", row), {}) for row in ("1", 1.5, None, 2**63, 2**80, True, -(2**63))),
+        *((("t\0", "x", 1), {}), ((1, "x", 1), {}), (("t", b"x", 1), {}), ((None, "x", 1), {})),
+        *((("t", "x", 1), {"name": 5}), (("t", "x", 1), {"name": "nowhere"}), (("t", "x", 1), {"bogus": 1})),
+        *((("t", "x", 1), {"readonly": value}) for value in (2, 0, True)),
+    ],
+)
+def test_blobopen_takes_what_it_always_did(args, kwargs):
+    def given(module):
+        with closing(module.connect(":memory:")) as connection:
+            connection.execute("CREATE TABLE t (x)")
+            connection.execute("INSERT INTO t VALUES (zeroblob(3))")
+            return Outcome(lambda: connection.blobopen(*args, **kwargs)).told
+
+    assert given(sqlite) == given(sqlite3)

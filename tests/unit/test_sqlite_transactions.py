@@ -246,27 +246,33 @@ def test_a_commit_that_fails_leaves_nothing_open(connect):
     assert not connection.in_transaction
 
 
-def test_with_uses_the_methods_of_a_subclass(file):
-    calls = []
+def test_with_does_not_call_the_methods_of_a_subclass(file):
+    """As in every version of the standard library's module that is supported."""
 
-    class Own(sqlite.Connection):
-        def commit(self):
-            calls.append("commit")
-            super().commit()
+    def calls_of(module):
+        calls = []
 
-        def rollback(self):
-            calls.append("rollback")
-            super().rollback()
+        class Own(module.Connection):
+            def commit(self):
+                calls.append("commit")
+                super().commit()
 
-    connection = sqlite.connect(file, factory=Own)
-    with connection:
-        connection.execute("INSERT INTO t VALUES (1)")
-    with pytest.raises(LookupError):
+            def rollback(self):
+                calls.append("rollback")
+                super().rollback()
+
+        connection = module.connect(file, factory=Own)
         with connection:
-            raise LookupError
-    assert calls == ["commit", "rollback"]
-    connection.close()
-    assert committed(file) == [1]
+            connection.execute("INSERT INTO t VALUES (?)", (module.__name__,))
+        with pytest.raises(LookupError):
+            with connection:
+                connection.execute("INSERT INTO t VALUES (2)")
+                raise LookupError
+        connection.close()
+        return calls
+
+    assert calls_of(sqlite) == calls_of(sqlite3) == []
+    assert sorted(committed(file)) == ["sqlite3", "upshift.sqlite"]
 
 
 def test_closing_does_not_commit(connect, file):

@@ -1,7 +1,7 @@
 //! Python values on their way into a statement: adapters, then SQLite's types.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
@@ -191,14 +191,18 @@ fn check_length(length: usize, message: &'static str) -> PyResult<()> {
 
 #[cold]
 fn unsupported(value: &Bound<'_, PyAny>, place: c_int) -> PyErr {
-    let py = value.py();
-    let class = value.get_type();
-    let name = class.name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    let (py, name) = (value.py(), type_name(value));
     if cfg!(Py_3_11) {
         errors::programming(py, format!("Error binding parameter {place}: type '{name}' is not supported"))
     } else {
         errors::interface(py, format!("Error binding parameter {} - probably unsupported type.", place - 1))
     }
+}
+
+/// The name of its type as C code knows it: with the module for most types that are not written in Python.
+pub fn type_name(value: &Bound<'_, PyAny>) -> String {
+    // SAFETY: a live object; the name of its type is terminated, and copied.
+    unsafe { CStr::from_ptr((*ffi::Py_TYPE(value.as_ptr())).tp_name) }.to_string_lossy().into_owned()
 }
 
 /// A 64-bit integer, or the error for one that does not fit.

@@ -80,8 +80,7 @@ impl<const N: usize> Method<N> {
         let method = self.name;
         PyTypeError::new_err(match place {
             Some(place) => format!("argument for {method}() given by name ('{name}') and position ({})", place + 1),
-            None if cfg!(Py_3_13) => format!("{method}() got an unexpected keyword argument '{name}'"),
-            None => format!("'{name}' is an invalid keyword argument for {method}()"),
+            None => return surplus(method, name),
         })
     }
 
@@ -100,6 +99,16 @@ impl<const N: usize> Method<N> {
         ))?;
         PyErr::warn(py, &py.get_type::<pyo3::exceptions::PyDeprecationWarning>(), &text, 1)
     }
+}
+
+/// The error for an argument by a name that the method does not have.
+#[cold]
+pub fn surplus(method: &str, name: &str) -> PyErr {
+    PyTypeError::new_err(if cfg!(Py_3_13) {
+        format!("{method}() got an unexpected keyword argument '{name}'")
+    } else {
+        format!("'{name}' is an invalid keyword argument for {method}()")
+    })
 }
 
 /// A str without null characters; `which` says whose argument it is.

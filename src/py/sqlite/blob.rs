@@ -7,12 +7,13 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyIndexError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::slice::PySliceIndices;
-use pyo3::types::{PyBytes, PyInt, PySlice};
+use pyo3::types::{PyBytes, PyDict, PyInt, PySlice, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::arguments::Truth;
+use super::arguments::{surplus, text};
 use super::connection::{Connection, closed, enter};
 use super::{errors, gil, lane};
+use crate::py::hang;
 use crate::sqlite::Entered;
 use crate::sqlite::blob::{self, Place};
 use crate::sqlite::lane::Access;
@@ -343,23 +344,33 @@ impl Connection {
     ///     row: The rowid.
     ///     readonly: Do not allow writing.
     ///     name: Database: `"main"`, `"temp"` or the name of an attached one.
-    #[pyo3(signature = (table, column, row, /, *, readonly = Truth(false), name = "main"),
-        text_signature = "($self, table, column, row, /, *, readonly=False, name='main')")]
+    #[pyo3(
+        signature = (*args, **kwargs),
+        text_signature = "($self, table, column, row, /, *, readonly=False, name='main')"
+    )]
     fn blobopen(
         slf: &Bound<'_, Self>,
-        table: &str,
-        column: &str,
-        row: &Bound<'_, PyAny>,
-        readonly: Truth,
-        name: &str,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Blob> {
-        let Truth(readonly) = readonly;
         let py = slf.py();
+        let [table, column, row] = args.as_slice() else {
+            let given = args.len();
+            let message = format!("blobopen() takes exactly 3 positional arguments ({given} given)");
+            return Err(PyTypeError::new_err(message));
+        };
+        let (table, column) = (text(table, "blobopen() argument 1")?, text(column, "blobopen() argument 2")?);
+        let row = row.cast::<PyInt>().map_err(|_| PyTypeError::new_err("expected 'int'"))?;
+        let row: i64 = row.extract().map_err(|_| super::adapt::too_large())?;
+        let (mut readonly, mut database) = (false, c"main".to_owned());
+        for (key, value) in kwargs.into_iter().flat_map(|kwargs| kwargs.iter()) {
+            match key.cast::<PyString>()?.to_str()? {
+                "readonly" => readonly = hang::is_true(&value)?,
+                "name" => database = text(&value, "blobopen() argument 'name'")?,
+                other => return Err(surplus("blobopen", other)),
+            }
+        }
         let db = slf.get().db(py)?;
-        let row: i64 = row.extract().map_err(|error: PyErr| {
-            if error.is_instance_of::<PyOverflowError>(py) { super::adapt::too_large() } else { error }
-        })?;
-        let (table, column, database) = (terminated(table)?, terminated(column)?, terminated(name)?);
         let place = Place { database: &database, table: &table, column: &column, row };
         let entered = enter(py, &db)?;
         let stepping = gil::Stepping::begin(py, &entered, !readonly && db.has_file());

@@ -499,7 +499,7 @@ impl Connection {
     /// Number of rows changed since the connection was opened.
     #[getter]
     fn total_changes(&self, py: Python<'_>) -> PyResult<i64> {
-        let db = self.db(py)?;
+        let db = self.db_of_any_thread(py)?;
         let entered = enter(py, &db)?;
         // SAFETY: open and entered.
         Ok(i64::from(unsafe { raw::sqlite3_total_changes(entered.raw()) }))
@@ -508,7 +508,7 @@ impl Connection {
     /// Whether a transaction is open.
     #[getter]
     fn in_transaction(&self, py: Python<'_>) -> PyResult<bool> {
-        let db = self.db(py)?;
+        let db = self.db_of_any_thread(py)?;
         Ok(look(py, &db)?.in_transaction())
     }
 
@@ -644,6 +644,15 @@ pub fn path_of(database: &Bound<'_, PyAny>, name: &str) -> PyResult<PathBuf> {
 pub enum Given<'py> {
     Default,
     Value(Bound<'py, PyAny>),
+}
+
+impl<'py> Given<'py> {
+    pub fn value(&self) -> Option<&Bound<'py, PyAny>> {
+        match self {
+            Self::Default => None,
+            Self::Value(value) => Some(value),
+        }
+    }
 }
 
 impl<'py> FromPyObject<'_, 'py> for Given<'py> {

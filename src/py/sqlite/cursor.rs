@@ -4,17 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::connection::{Connection, look};
+use super::connection::{Connection, Given, look};
 use super::convert::{Rows, Text};
 use super::gil::{self, Stepping};
 use super::prepared::Prepared;
 use super::row::{Row, RowFactory};
-use super::{errors, execute, hooks};
+use super::{arguments, errors, execute, hooks};
 use crate::py::hang;
 use crate::py::lookup::thread_ident;
 use crate::sqlite::{Entered, raw};
@@ -418,13 +419,13 @@ impl Cursor {
     ///     ProgrammingError: Parameters do not fit, more than one statement, closed, or another thread's.
     ///     OperationalError, IntegrityError …: As SQLite reports it; a turn to write that does not come within the
     ///         connection's timeout is a `WriteLaneTimeout`.
-    #[pyo3(signature = (sql, parameters = None, /))]
+    #[pyo3(signature = (sql, parameters = Given::Default, /), text_signature = "($self, sql, parameters=(), /)")]
     fn execute<'py>(
         slf: Bound<'py, Self>,
         sql: &Bound<'py, PyAny>,
-        parameters: Option<&Bound<'py, PyAny>>,
+        parameters: Given<'py>,
     ) -> PyResult<Bound<'py, Self>> {
-        execute::execute(&slf, sql, parameters)?;
+        execute::execute(&slf, sql, parameters.value())?;
         Ok(slf)
     }
 
@@ -465,9 +466,12 @@ impl Cursor {
 
     /// A list of the next `size` rows, by default `arraysize`; of all that are left if `size` is 0 or less.
     #[pyo3(signature = (size = None))]
-    fn fetchmany<'py>(slf: &Bound<'py, Self>, size: Option<i32>) -> PyResult<Bound<'py, PyList>> {
+    fn fetchmany<'py>(slf: &Bound<'py, Self>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
-        let size = size.unwrap_or_else(|| slf.get().state.with(py, |state| state.arraysize));
+        let size = match size {
+            Some(size) => arguments::int(size)?,
+            None => slf.get().state.with(py, |state| state.arraysize),
+        };
         // As ever: a negative number, and zero, mean all.
         let limit = usize::try_from(size).ok().filter(|&size| size > 0).unwrap_or(usize::MAX);
         fetch(slf, limit)
@@ -529,9 +533,15 @@ impl Cursor {
         self.state.with(py, |state| state.arraysize)
     }
 
+    /// What does not fit into a C int is cut, with a warning, as the standard library does it.
     #[setter]
-    fn set_arraysize(&self, py: Python<'_>, size: i32) {
-        self.state.with(py, |state| state.arraysize = size);
+    fn set_arraysize(&self, py: Python<'_>, size: i64) -> PyResult<()> {
+        let cut = size as i32;
+        if i64::from(cut) != size {
+            PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), c"Truncation of value to int", 1)?;
+        }
+        self.state.with(py, |state| state.arraysize = cut);
+        Ok(())
     }
 
     /// What a row becomes: None for tuples, `Row`, or a callable of cursor and tuple; at first the connection's.

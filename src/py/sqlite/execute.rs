@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyMapping, PySequence, PyString, PyTuple};
 
 use super::adapt::{self, Lifetime};
-use super::connection::{Connection, PARSE_COLNAMES, PARSE_DECLTYPES, enter, look};
+use super::connection::{Connection, Given, PARSE_COLNAMES, PARSE_DECLTYPES, enter, look};
 use super::cursor::Cursor;
 use super::prepared::{self, Kind, Prepared};
 use super::transaction::{self, Autocommit, Isolation};
@@ -238,13 +238,20 @@ impl<'a, 'py> Run<'a, 'py> {
 
     /// The same for `executemany`, which runs some statements only.
     pub fn obtain_dml(&self, entered: &Entered<'_>) -> PyResult<Option<Box<Prepared>>> {
-        let Some(prepared) = self.obtain(entered)? else { return Ok(None) };
+        let Some(prepared) = self.obtain(entered)? else {
+            return if cfg!(Py_3_11) { Err(self.not_dml()) } else { Ok(None) };
+        };
         let refused = if cfg!(Py_3_11) { prepared.is_readonly } else { !prepared.is_dml };
         if refused {
             retire(&self.connection, entered, prepared);
-            return Err(errors::programming(self.py, "executemany() can only execute DML statements."));
+            return Err(self.not_dml());
         }
         Ok(Some(prepared))
+    }
+
+    #[cold]
+    fn not_dml(&self) -> PyErr {
+        errors::programming(self.py, "executemany() can only execute DML statements.")
     }
 
     /// Begins a transaction if the statement needs one.
@@ -597,17 +604,17 @@ impl Connection {
     ///     ProgrammingError: Parameters do not fit, more than one statement, closed, or another thread's.
     ///     OperationalError, IntegrityError …: As SQLite reports it; a turn to write that does not come within the
     ///         connection's timeout is a `WriteLaneTimeout`.
-    #[pyo3(signature = (sql, parameters = None, /))]
+    #[pyo3(signature = (sql, parameters = Given::Default, /), text_signature = "($self, sql, parameters=(), /)")]
     fn execute<'py>(
         slf: &Bound<'py, Self>,
         sql: &Bound<'py, PyAny>,
-        parameters: Option<&Bound<'py, PyAny>>,
+        parameters: Given<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(cursor) = plain_cursor(slf)? {
-            execute(&cursor, sql, parameters)?;
+            execute(&cursor, sql, parameters.value())?;
             return Ok(cursor.into_any());
         }
-        match parameters {
+        match parameters.value() {
             Some(parameters) => on_own_cursor(slf, "execute", (sql, parameters)),
             None => on_own_cursor(slf, "execute", (sql,)),
         }
@@ -642,14 +649,19 @@ impl Connection {
     /// committed first, unless `autocommit` is set.
     #[pyo3(signature = (sql_script, /))]
     fn executescript<'py>(slf: &Bound<'py, Self>, sql_script: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(cursor) = plain_cursor(slf)? {
+            executescript(&cursor, sql_script)?;
+            return Ok(cursor.into_any());
+        }
         on_own_cursor(slf, "executescript", (sql_script,))
     }
 }
 
-/// A cursor made without a call, if the connection is of the class itself, so that nobody has overridden `cursor()`.
+/// A cursor made without a call. Before Python 3.11 only if the connection is of the class itself: the `cursor()` of a
+/// subclass was called.
 #[inline]
 fn plain_cursor<'py>(connection: &Bound<'py, Connection>) -> PyResult<Option<Bound<'py, Cursor>>> {
-    if !connection.is_exact_instance_of::<Connection>() {
+    if cfg!(not(Py_3_11)) && !connection.is_exact_instance_of::<Connection>() {
         return Ok(None);
     }
     Ok(Some(Bound::new(connection.py(), Cursor::of(connection))?))

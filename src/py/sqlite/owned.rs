@@ -23,7 +23,7 @@ pub fn value(object: &Bound<'_, PyAny>, look_up: bool) -> PyResult<Value> {
     if raw::has_buffer(&adapted) {
         return Ok(Value::Blob(adapt::bytes_of(&adapted)?));
     }
-    let class = adapted.get_type().name()?.to_string();
+    let class = adapt::type_name(&adapted);
     Err(errors::programming(object.py(), format!("type '{class}' is not supported")))
 }
 

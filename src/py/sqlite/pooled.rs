@@ -134,15 +134,11 @@ impl PooledConnection {
     /// Raises:
     ///     ProgrammingError: The connection was given back, or `Connection.execute` raises it.
     ///     WriteLaneTimeout: The turn to write did not come within the busy timeout of 30 s.
-    #[pyo3(signature = (sql, parameters = None, /))]
-    fn execute<'py>(
-        &self,
-        sql: &Bound<'py, PyAny>,
-        parameters: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, Cursor>> {
+    #[pyo3(signature = (sql, parameters = Given::Default, /), text_signature = "($self, sql, parameters=(), /)")]
+    fn execute<'py>(&self, sql: &Bound<'py, PyAny>, parameters: Given<'py>) -> PyResult<Bound<'py, Cursor>> {
         let raw = self.raw(sql.py())?;
         let cursor = Bound::new(sql.py(), Cursor::of(raw))?;
-        execute::execute(&cursor, sql, parameters)?;
+        execute::execute(&cursor, sql, parameters.value())?;
         Ok(cursor)
     }
 

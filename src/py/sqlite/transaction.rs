@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyString, PyTuple};
+use pyo3::types::{PyBool, PyString};
 
 use super::connection::{Connection, LEGACY_TRANSACTION_CONTROL, enter, look, plain_int};
 use super::gil::Stepping;
@@ -186,7 +186,7 @@ impl Connection {
     #[getter]
     fn isolation_level(slf: &Bound<'_, Self>) -> PyResult<Option<&'static str>> {
         let py = slf.py();
-        slf.get().db(py)?;
+        slf.get().db_of_any_thread(py)?;
         Ok(slf.get().state.with(py, |state| state.isolation).name())
     }
 
@@ -235,7 +235,7 @@ impl Connection {
 
     /// The connection itself. Begins no transaction; leaving the block ends one.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        slf.get().db(slf.py())?;
+        slf.get().db_of_any_thread(slf.py())?;
         Ok(slf.clone())
     }
 
@@ -248,19 +248,16 @@ impl Connection {
     ) -> PyResult<bool> {
         let py = slf.py();
         let failed = !(exc_type.is_none() && exc_value.is_none() && traceback.is_none());
-        // Subclasses may have their own.
-        if !failed {
-            if let Err(error) = crate::py::hang::method(slf.as_any(), "commit", PyTuple::empty(py), None) {
-                // A commit that fails must not leave the transaction open.
-                let rolled_back = crate::py::hang::method(slf.as_any(), "rollback", PyTuple::empty(py), None);
-                if let Err(second) = rolled_back {
-                    second.value(py).setattr("__context__", error.value(py))?;
-                    return Err(second);
-                }
-                return Err(error);
+        // As ever, not through methods that a subclass may have in their place.
+        if failed {
+            rollback(slf)?;
+        } else if let Err(error) = commit(slf) {
+            // A commit that fails must not leave the transaction open.
+            if let Err(second) = rollback(slf) {
+                second.value(py).setattr("__context__", error.value(py))?;
+                return Err(second);
             }
-        } else {
-            crate::py::hang::method(slf.as_any(), "rollback", PyTuple::empty(py), None)?;
+            return Err(error);
         }
         Ok(false)
     }
