@@ -149,6 +149,21 @@ def test_what_is_refused_leaves_the_others_of_the_group_alone(pool, sql):
     assert [k for k, _, _ in rows(pool)] == [k for k in range(20) if k % 5 != 3]
 
 
+def test_an_authorizer_of_on_connect_is_asked_as_well(tmp_path):
+    def deny_deletes(action, *_):
+        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_DELETE else sqlite3.SQLITE_OK
+
+    path = tmp_path / "asked.db"
+    with ConnectionPool(path, on_connect=lambda connection: connection.set_authorizer(deny_deletes)) as pool:
+        pool.write("CREATE TABLE t (x)")
+        assert pool.write("INSERT INTO t VALUES (1)").rowcount == 1
+        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+            pool.write("DELETE FROM t")
+        with pytest.raises(sqlite3.ProgrammingError, match="COMMIT has no place"):
+            pool.write("; commit")
+        assert rows(pool, "SELECT x FROM t") == [(1,)]
+
+
 def test_virtual_tables_and_pragma_functions_work_in_a_group(pool):
     pool.write("CREATE VIRTUAL TABLE f USING fts5(a)")
     pool.write("INSERT INTO f VALUES ('words')")

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Arc;
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
@@ -12,7 +13,8 @@ use super::connection::{Connection, enter};
 use super::hooks::{self, Slot};
 use super::values::Arguments;
 use crate::py::hang;
-use crate::sqlite::raw;
+use crate::sqlite::group::Authorizer;
+use crate::sqlite::{Db, raw};
 
 const SET_AUTHORIZER: Method<1> =
     Method { name: "set_authorizer", parameters: ["authorizer_callback"], positional: 1, option: None };
@@ -52,6 +54,14 @@ impl Connection {
         drop(before);
         if code == raw::SQLITE_OK { Ok(()) } else { Err(hooks::refused(py, "Error setting authorizer callback")) }
     }
+}
+
+/// The authorizer of a connection, for who is going to be asked in its place. The connection keeps it.
+pub fn of(connection: &Bound<'_, Connection>, db: &Arc<Db>) -> Option<Authorizer> {
+    let standing = hooks::standing_if_any(connection, db)?;
+    standing.authorizer.get(connection.py())?;
+    let data = std::ptr::from_ref(&standing.authorizer).cast_mut().cast();
+    Some(Authorizer { call: on_authorize, data })
 }
 
 unsafe extern "C" fn on_authorize(

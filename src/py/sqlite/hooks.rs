@@ -200,11 +200,7 @@ pub unsafe extern "C" fn on_destroy(data: *mut c_void) {
 /// The callbacks of which there is one each, made when the first is set.
 pub fn standing(connection: &Bound<'_, Connection>, db: &Arc<Db>) -> Arc<Standing> {
     let py = connection.py();
-    let found = connection.get().state.with(py, |state| {
-        let is_ours = |standing: &&Arc<Standing>| std::ptr::eq(standing.trace.db.as_ptr(), Arc::as_ptr(db));
-        state.hooks.standing.iter().find(is_ours).cloned()
-    });
-    found.unwrap_or_else(|| {
+    standing_if_any(connection, db).unwrap_or_else(|| {
         let standing = Arc::new(Standing {
             authorizer: Slot::new(db),
             trace: Slot::new(db),
@@ -215,6 +211,13 @@ pub fn standing(connection: &Bound<'_, Connection>, db: &Arc<Db>) -> Arc<Standin
         db.allow_standing_reads(false);
         connection.get().state.with(py, |state| state.hooks.standing.push(Arc::clone(&standing)));
         standing
+    })
+}
+
+pub fn standing_if_any(connection: &Bound<'_, Connection>, db: &Arc<Db>) -> Option<Arc<Standing>> {
+    connection.get().state.with(connection.py(), |state| {
+        let is_ours = |standing: &&Arc<Standing>| std::ptr::eq(standing.trace.db.as_ptr(), Arc::as_ptr(db));
+        state.hooks.standing.iter().find(is_ours).cloned()
     })
 }
 

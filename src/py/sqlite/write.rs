@@ -50,7 +50,8 @@ impl Writer {
     fn new(held: Held) -> Self {
         // The group waits for other processes itself, as long as each caller likes.
         gil::set_busy_timeout(&held.db.enter(), Duration::ZERO);
-        let group = Group::new(Arc::clone(&held.db), lane_of(&held.db));
+        let authorizer = Python::try_attach(|py| super::authorizer::of(held.object.bind(py), &held.db)).flatten();
+        let group = Group::new(Arc::clone(&held.db), lane_of(&held.db), authorizer);
         // `on_connect` may have kept it. Without the interpreter there is nobody to use it.
         Python::try_attach(|py| drop(held.object.get().state.with(py, |state| state.db.take())));
         Self { group, epoch: held.epoch, connection: held.object }

@@ -10,9 +10,26 @@ use rusqlite::ffi;
 
 use crate::sqlite::{Db, Entered};
 
+/// The authorizer that somebody set on the connection before it became that of a group.
+pub struct Authorizer {
+    pub call: Call,
+    /// The connection keeps what this points to.
+    pub data: *mut c_void,
+}
+
+type Call =
+    unsafe extern "C" fn(*mut c_void, c_int, *const c_char, *const c_char, *const c_char, *const c_char) -> c_int;
+
+// SAFETY: used by the thread inside the connection only, which SQLite itself demands of it.
+unsafe impl Send for Authorizer {}
+// SAFETY: as above.
+unsafe impl Sync for Authorizer {}
+
 /// Told by SQLite what is compiled, and how transactions end.
 #[derive(Default)]
 pub(super) struct Guard {
+    /// Asked about what is not refused.
+    next: Option<Authorizer>,
     /// The statement of a request is being compiled: the group's own are let through.
     is_asked: AtomicBool,
     /// What the statement was refused for.
@@ -23,8 +40,8 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Watches the connection of a group.
-    pub fn install(db: &Db, entered: &Entered<'_>) -> Arc<Self> {
-        let guard = Arc::new(Self::default());
+    pub fn install(db: &Db, entered: &Entered<'_>, next: Option<Authorizer>) -> Arc<Self> {
+        let guard = Arc::new(Self { next, ..Self::default() });
         db.keep(Arc::clone(&guard) as _);
         let data = Arc::as_ptr(&guard).cast_mut().cast();
         // SAFETY: the connection is open and entered, and keeps the guard for as long as it is.
@@ -74,23 +91,24 @@ fn concern(action: c_int, operation: &CStr) -> Option<&'static str> {
 unsafe extern "C" fn on_authorize(
     guard: *mut c_void,
     action: c_int,
-    operation: *const c_char,
-    _: *const c_char,
-    _: *const c_char,
-    _: *const c_char,
+    one: *const c_char,
+    two: *const c_char,
+    database: *const c_char,
+    source: *const c_char,
 ) -> c_int {
     // SAFETY: the guard that was registered, which the connection keeps.
     let guard = unsafe { &*guard.cast::<Guard>() };
-    if !guard.is_asked.load(Ordering::Relaxed) {
-        return ffi::SQLITE_OK;
-    }
-    // SAFETY: null or a terminated text.
-    let operation = unsafe { if operation.is_null() { c"" } else { CStr::from_ptr(operation) } };
-    match concern(action, operation) {
-        Some(word) => {
+    if guard.is_asked.load(Ordering::Relaxed) {
+        // SAFETY: null or a terminated text.
+        let operation = unsafe { if one.is_null() { c"" } else { CStr::from_ptr(one) } };
+        if let Some(word) = concern(action, operation) {
             *guard.refused.lock() = Some(word);
-            ffi::SQLITE_DENY
+            return ffi::SQLITE_DENY;
         }
+    }
+    match &guard.next {
+        // SAFETY: called as SQLite would call it.
+        Some(next) => unsafe { (next.call)(next.data, action, one, two, database, source) },
         None => ffi::SQLITE_OK,
     }
 }

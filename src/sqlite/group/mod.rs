@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+pub use guard::Authorizer;
 pub use request::{Durability, Outcome, Params, Request, Value, WriteError, Written};
 use request::{Reply, Slot};
 use writer::{Ran, Writer};
@@ -126,8 +127,9 @@ thread_local! {
 }
 
 impl Group {
-    /// A group that writes through `db`, a connection of its own, in turn with the others in `lane`.
-    pub fn new(db: Arc<Db>, lane: Arc<Lane>) -> Arc<Self> {
+    /// A group that writes through `db`, a connection of its own, in turn with the others in `lane`. Of an authorizer that
+    /// the connection has, SQLite does not tell.
+    pub fn new(db: Arc<Db>, lane: Arc<Lane>, authorizer: Option<Authorizer>) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             actor: Actor::thread(u64::MAX - db.id()),
@@ -141,7 +143,7 @@ impl Group {
                 closed: false,
             }),
             ended: Condvar::new(),
-            writer: Mutex::new(Writer::new()),
+            writer: Mutex::new(Writer::new(authorizer)),
             writes: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             largest: AtomicU64::new(0),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rusqlite::ffi;
 
-use super::guard::Guard;
+use super::guard::{Authorizer, Guard};
 use super::request::{Durability, Request, WriteError, Written};
 use super::statement::{self, Cache};
 use crate::sqlite::{Db, Entered, Failure};
@@ -22,6 +22,8 @@ pub(super) struct Writer {
     cache: Cache,
     /// Installed with the first transaction.
     guard: Option<Arc<Guard>>,
+    /// Until then.
+    authorizer: Option<Authorizer>,
     /// What commits survive now.
     level: Option<Durability>,
     control: [Option<Control>; STEPS],
@@ -86,9 +88,9 @@ impl Drop for Control {
 }
 
 impl Writer {
-    pub fn new() -> Self {
+    pub fn new(authorizer: Option<Authorizer>) -> Self {
         let control = Default::default();
-        Self { cache: Cache::new(), guard: None, level: None, control, pages: Arc::default(), copied: 0 }
+        Self { cache: Cache::new(), guard: None, authorizer, level: None, control, pages: Arc::default(), copied: 0 }
     }
 
     /// SQLite is not to checkpoint within commits of this connection: [`checkpoint`](Self::checkpoint) does it after them,
@@ -140,7 +142,7 @@ impl Writer {
             )?;
             self.level = Some(level);
         }
-        self.guard.get_or_insert_with(|| Guard::install(db, entered)).begin();
+        self.guard.get_or_insert_with(|| Guard::install(db, entered, self.authorizer.take())).begin();
         self.patiently(db, entered, Step::Begin, give_up)
     }
 
@@ -172,7 +174,7 @@ impl Writer {
                 return self.lose(db, entered, failure);
             }
         }
-        let guard = self.guard.get_or_insert_with(|| Guard::install(db, entered));
+        let guard = self.guard.get_or_insert_with(|| Guard::install(db, entered, self.authorizer.take()));
         let outcome = self.cache.run(db, entered, guard, &request.sql, &request.params);
         if !entered.in_transaction() && guard.has_committed() {
             entered.clear_failed_callback();
@@ -327,7 +329,7 @@ mod tests {
             );
         }
         statement::execute(&entered, c"CREATE TABLE t (x)").unwrap();
-        let mut writer = Writer::new();
+        let mut writer = Writer::new(None);
         let mut run = |sql: &str, is_first| {
             let (params, durability) = (Params::Positional(Vec::new()), Durability::Process);
             let request = Request { sql: sql.into(), params, durability, actor: Actor::thread(1) };
