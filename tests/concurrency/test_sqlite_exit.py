@@ -294,7 +294,11 @@ barrier.wait(20)
         quickly(body, path)
 
 
-@pytest.mark.parametrize("work", ["kept.execute(ENDLESS)", "any(iter(lambda: kept.execute('SELECT 0').fetchone()[0], 1))"])
+@pytest.mark.parametrize(
+    "work",
+    ["kept.execute(ENDLESS)", "any(iter(lambda: kept.execute('SELECT 0').fetchone()[0], 1))"],
+    ids=["one statement", "many"],
+)
 def test_a_connection_that_somebody_kept_holds_up_nothing(path, work):
     """Given back, it is idle; a daemon thread executes on it all the same."""
     body = f"""

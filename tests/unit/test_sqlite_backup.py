@@ -373,7 +373,7 @@ def test_the_database_of_a_pool_is_not_replaced(tmp_path, monkeypatch, database)
         with pool.connection() as one, pool.connection() as two:
             one.execute("CREATE TABLE t (x)")
             for target in (one, one.conn):
-                with pytest.raises(sqlite.ProgrammingError, match="deserialize.*one of a pool.*backup"):
+                with pytest.raises(sqlite.ProgrammingError, match=r"deserialize.*one of a pool.*backup"):
                     target.deserialize(data)
             with pytest.raises(sqlite.ProgrammingError, match="one of a pool"):
                 one.deserialize(data, name="MAIN")

@@ -197,15 +197,21 @@ def test_a_blob_ends_when_its_pooled_connection_is_given_back(tmp_path, wrote):
         if wrote:
             blob.write(b"first")
         con.close()
-        for use in (blob.read, lambda: blob.write(b"x"), lambda: blob[0], lambda: len(blob), blob.__enter__):
+        for name, arguments in [
+            ("read", ()),
+            ("write", (b"x",)),
+            ("__getitem__", (0,)),
+            ("__len__", ()),
+            ("__enter__", ()),
+        ]:
             with pytest.raises(sqlite.ProgrammingError, match="Cannot operate on a closed blob"):
-                use()
+                getattr(blob, name)(*arguments)
         blob.close()
         with pool.connection() as con:
             con.execute("BEGIN")
             con.execute("INSERT INTO t VALUES (1)")
             # Nothing of the next borrower ends with it.
-            del blob
+            blob = None
             gc.collect()
             assert con.in_transaction
             con.rollback()

@@ -264,10 +264,9 @@ def test_with_does_not_call_the_methods_of_a_subclass(file):
         connection = module.connect(file, factory=Own)
         with connection:
             connection.execute("INSERT INTO t VALUES (?)", (module.__name__,))
-        with pytest.raises(LookupError):
+        with pytest.raises(sqlite3.IntegrityError):
             with connection:
-                connection.execute("INSERT INTO t VALUES (2)")
-                raise LookupError
+                connection.execute("INSERT INTO t VALUES (?), (?)", (module.__name__, module.__name__))
         connection.close()
         return calls
 

@@ -126,7 +126,9 @@ def test_what_has_no_place_is_refused(pool, sql, parameters, match):
         pool.write(sql, parameters)
 
 
-@pytest.mark.parametrize("sql", ["; commit", "\ufeffrollback", "; savepoint q", "; pragma locking_mode=exclusive", "; vacuum"])
+@pytest.mark.parametrize(
+    "sql", ["; commit", "\ufeffrollback", "; savepoint q", "; pragma locking_mode=exclusive", "; vacuum"]
+)
 def test_what_is_refused_leaves_the_others_of_the_group_alone(pool, sql):
     outcomes = {}
 
