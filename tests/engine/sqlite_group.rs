@@ -78,7 +78,7 @@ fn execute(db: &Db, sql: &std::ffi::CStr) {
 fn group(path: &Path) -> Arc<Group> {
     let db = db(path);
     let lane = lane::of(Key::File(db.file_id().unwrap().clone()));
-    Group::new(db, lane)
+    Group::new(db, lane, None)
 }
 
 fn request(sql: &str, values: &[i64]) -> Request {
@@ -264,7 +264,7 @@ fn a_full_database_refuses_what_does_not_fit() {
         let pages = format!("PRAGMA max_page_count = {}\0", 8 + limit);
         execute(&db, std::ffi::CStr::from_bytes_with_nul(pages.as_bytes()).unwrap());
         execute(&db, c"PRAGMA cache_size = 2");
-        let group = Group::new(Arc::clone(&db), lane::of(Key::File(db.file_id().unwrap().clone())));
+        let group = Group::new(Arc::clone(&db), lane::of(Key::File(db.file_id().unwrap().clone())), None);
         let sql = "INSERT INTO t (k, u) VALUES (?, randomblob(3000))";
         let outcomes = together(&group, (0..30).map(|k| request(sql, &[k])));
         let written = outcomes.iter().filter(|outcome| outcome.is_ok()).count() as i64;

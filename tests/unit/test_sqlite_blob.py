@@ -8,6 +8,7 @@ import io
 import sqlite3
 import threading
 import weakref
+from contextlib import closing
 
 import pytest
 
@@ -241,6 +242,25 @@ def test_other_threads_wait_for_their_turn(tmp_path):
     assert blob[:] == b"".join(bytes([place % 4 + 1]) * 1000 for place in range(400))
     blob.close()
     connection.close()
+
+
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "blobopen"), reason="new in Python 3.11")
+@pytest.mark.parametrize("number", [2**31, 2**80, -(2**40), "1", 1.5, None])
+def test_numbers_are_refused_as_ever(number):
+    def said(module):
+        words = []
+        with closing(module.connect(":memory:")) as made:
+            made.execute("CREATE TABLE t (b)")
+            made.execute("INSERT INTO t VALUES (zeroblob(9))")
+            opened = made.blobopen("t", "b", 1)
+            for method, arguments in (("read", (number,)), ("seek", (number,)), ("seek", (0, number))):
+                with pytest.raises((TypeError, OverflowError)) as caught:
+                    getattr(opened, method)(*arguments)
+                words.append(str(caught.value))
+            opened.close()
+        return words
+
+    assert said(sqlite) == said(sqlite3)
 
 
 def test_only_its_thread_may_use_it(blob):

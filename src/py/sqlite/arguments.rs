@@ -120,6 +120,17 @@ pub fn text(value: &Bound<'_, PyAny>, which: &str) -> PyResult<CString> {
     CString::new(text.to_str()?).map_err(|_| PyValueError::new_err("embedded null character"))
 }
 
+/// See [`int`].
+pub struct Int(pub c_int);
+
+impl<'py> FromPyObject<'_, 'py> for Int {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        int(&value).map(Self)
+    }
+}
+
 /// A flag: the truth value of any object.
 pub struct Truth(pub bool);
 

@@ -10,7 +10,7 @@ use pyo3::types::slice::PySliceIndices;
 use pyo3::types::{PyBytes, PyDict, PyInt, PySlice, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::arguments::{surplus, text};
+use super::arguments::{Int, surplus, text};
 use super::connection::{Connection, closed, enter};
 use super::{errors, gil, lane};
 use crate::py::hang;
@@ -136,11 +136,11 @@ pub fn bytes_of<'a>(value: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
 #[pymethods]
 impl Blob {
     /// Read data at the current offset; all that is left if `length` is negative.
-    #[pyo3(signature = (length = -1, /), text_signature = "($self, length=-1, /)")]
-    fn read<'py>(&self, py: Python<'py>, length: c_int) -> PyResult<Bound<'py, PyBytes>> {
+    #[pyo3(signature = (length = Int(-1), /), text_signature = "($self, length=-1, /)")]
+    fn read<'py>(&self, py: Python<'py>, length: Int) -> PyResult<Bound<'py, PyBytes>> {
         let offset = self.offset(py);
         let left = self.length(py)?.saturating_sub(offset);
-        let length = usize::try_from(length).unwrap_or(left).min(left);
+        let length = usize::try_from(length.0).unwrap_or(left).min(left);
         if length == 0 {
             return Ok(PyBytes::new(py, b""));
         }
@@ -161,10 +161,10 @@ impl Blob {
     }
 
     /// Set the current access position; `origin` as of `io.IOBase.seek`.
-    #[pyo3(signature = (offset, origin = 0, /))]
-    fn seek(&self, py: Python<'_>, offset: c_int, origin: c_int) -> PyResult<()> {
+    #[pyo3(signature = (offset, origin = Int(0), /), text_signature = "($self, offset, origin=0, /)")]
+    fn seek(&self, py: Python<'_>, offset: Int, origin: Int) -> PyResult<()> {
         let length = self.length(py)?;
-        let base = match origin {
+        let base = match origin.0 {
             0 => 0,
             1 => self.offset(py),
             2 => length,
@@ -172,7 +172,7 @@ impl Blob {
                 return Err(PyValueError::new_err("'origin' should be os.SEEK_SET, os.SEEK_CUR, or os.SEEK_END"));
             }
         };
-        let wanted = i64::from(offset) + base as i64;
+        let wanted = i64::from(offset.0) + base as i64;
         if wanted > i64::from(c_int::MAX) {
             return Err(PyOverflowError::new_err("seek offset results in overflow"));
         }

@@ -10,12 +10,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::arguments::Int;
 use super::connection::{Connection, Given, look};
 use super::convert::{Rows, Text};
 use super::gil::{self, Stepping};
 use super::prepared::Prepared;
 use super::row::{Row, RowFactory};
-use super::{arguments, errors, execute, hooks};
+use super::{errors, execute, hooks};
 use crate::py::hang;
 use crate::py::lookup::thread_ident;
 use crate::sqlite::{Entered, raw};
@@ -466,10 +467,10 @@ impl Cursor {
 
     /// A list of the next `size` rows, by default `arraysize`; of all that are left if `size` is 0 or less.
     #[pyo3(signature = (size = None))]
-    fn fetchmany<'py>(slf: &Bound<'py, Self>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyList>> {
+    fn fetchmany<'py>(slf: &Bound<'py, Self>, size: Option<Int>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let size = match size {
-            Some(size) => arguments::int(size)?,
+            Some(Int(size)) => size,
             None => slf.get().state.with(py, |state| state.arraysize),
         };
         // As ever: a negative number, and zero, mean all.
