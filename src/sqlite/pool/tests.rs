@@ -50,7 +50,10 @@ impl Manage for Fake {
     }
 
     fn check(&self, connection: &u32, is_idle: &dyn Fn() -> bool) -> Health {
-        assert!(is_idle());
+        if !is_idle() {
+            // Another thread borrowed it since the round began.
+            return Health::Good;
+        }
         let meanwhile = self.0.lock().during_check.take();
         if let Some(job) = meanwhile {
             job();
