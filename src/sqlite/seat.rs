@@ -30,8 +30,9 @@ pub struct Seat {
     held: AtomicU8,
     /// The transaction was seen to write, and goes on doing so until it ends.
     is_writing: AtomicBool,
-    /// The thread on whose behalf.
+    /// On whose behalf: see [`Actor`].
     thread: AtomicU64,
+    task: AtomicU64,
     /// The file was seen to use a log. It stays so while a connection is open, unless this one changes it.
     is_wal: AtomicBool,
     /// How long to wait for a turn, in milliseconds.
@@ -73,7 +74,16 @@ impl Seat {
     pub fn granted(&self, access: Access, actor: Actor) {
         let held = if access == Access::Write { WRITES } else { READS };
         self.held.fetch_max(held, Ordering::Relaxed);
+        self.set_actor(actor);
+    }
+
+    fn set_actor(&self, actor: Actor) {
         self.thread.store(actor.thread, Ordering::Relaxed);
+        self.task.store(actor.task, Ordering::Relaxed);
+    }
+
+    fn actor(&self) -> Actor {
+        Actor { thread: self.thread.load(Ordering::Relaxed), task: self.task.load(Ordering::Relaxed) }
     }
 
     /// The connection is closed; its transactions are over.
@@ -101,15 +111,33 @@ impl Entered<'_> {
         let seat = self.db().seat();
         let place = seat.place.get_or_init(|| find(self)).as_ref()?;
         if access == Access::Read && !place.is_memory {
+            self.note_actor(actor);
             return None;
         }
         let held = seat.held.load(Ordering::Relaxed);
         let actor = actor();
         let has = held == WRITES || (held == READS && access == Access::Read);
-        if has && seat.thread.load(Ordering::Relaxed) == actor.thread {
+        if has && seat.actor() == actor {
             return None;
         }
         (place.is_memory || self.is_wal()).then_some((&place.lane, actor))
+    }
+
+    /// To be called before a statement that takes no lane: who uses a connection that has it is who would wait for it.
+    #[inline(always)]
+    pub fn note_actor(&self, actor: impl FnOnce() -> Actor) {
+        if self.db().seat().is_held() {
+            self.pass_to(actor());
+        }
+    }
+
+    #[inline]
+    fn pass_to(&self, actor: Actor) {
+        let seat = self.db().seat();
+        if let (Some(Some(place)), true) = (seat.place.get(), seat.actor() != actor) {
+            place.lane.pass_to(self.db().id(), actor);
+            seat.set_actor(actor);
+        }
     }
 
     /// The lane of the database, if it has one.

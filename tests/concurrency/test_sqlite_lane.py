@@ -509,3 +509,71 @@ def test_messages_begin_as_sqlites_do(connect):
     ):
         with pytest.raises(error, match=r"^database is locked: "):
             write()
+
+
+def test_a_thread_is_not_taken_for_one_that_has_ended(connect):
+    """The system gives the id of a thread that has ended to the next one."""
+    first, second = connect(), connect()
+    for number in range(10):
+        Task(first.execute, "BEGIN IMMEDIATE").result()
+        waiting = Task(second.execute, "INSERT INTO t VALUES (?)", (number,))
+        time.sleep(0.02)
+        first.execute("COMMIT")
+        waiting.result()
+    assert count(first) == 10
+
+
+def test_a_task_is_not_taken_for_one_that_has_ended(connect, path):
+    first, second = connect(), connect()
+
+    async def main():
+        one, two = _aio.AsyncConnection(first), _aio.AsyncConnection(second)
+        with sqlite.ConnectionPool(str(path), min_size=0) as pool:
+            for number in range(10):
+                # In tasks of their own (up to Python 3.11), which have ended when the next ones are made.
+                await asyncio.wait_for(one.execute("BEGIN IMMEDIATE"), 60)
+                waiting = asyncio.create_task(two.execute("INSERT INTO t VALUES (?)", (number,)))
+                await asyncio.sleep(0.01)
+                await one.commit()
+                await waiting
+                await asyncio.wait_for(one.execute("BEGIN IMMEDIATE"), 60)
+                waiting = asyncio.create_task(pool.awrite("INSERT INTO t VALUES (?)", (number,)))
+                await asyncio.sleep(0.01)
+                await one.commit()
+                await waiting
+
+    asyncio.run(main())
+    assert count(first) == 20
+
+
+def test_a_read_makes_the_transaction_the_readers(connect):
+    """Whoever used the connection last is who would wait for itself."""
+    first, second = connect(), connect(timeout=60)
+    Task(first.execute, "BEGIN IMMEDIATE").result()
+    assert count(first) == 0
+    with pytest.raises(exceptions.WriteLaneDeadlock, match="MainThread"):
+        second.execute("INSERT INTO t VALUES (1)")
+    assert Task(count, first).result() == 0
+    finish = threading.Timer(0.1, first.execute, ("COMMIT",))
+    finish.start()
+    second.execute("INSERT INTO t VALUES (1)")
+    finish.join()
+
+    async def main():
+        one, two = _aio.AsyncConnection(first), _aio.AsyncConnection(second)
+        await asyncio.create_task(one.execute("BEGIN IMMEDIATE"))
+        await one.execute("SELECT 1")
+        with pytest.raises(exceptions.WriteLaneDeadlock, match='a task of thread "MainThread"'):
+            await two.execute("INSERT INTO t VALUES (1)")
+        await one.commit()
+
+    asyncio.run(main())
+
+
+def test_a_holder_whose_thread_has_ended_has_no_name(connect):
+    first, second = connect(), connect(timeout=0.05)
+    Task(first.execute, "BEGIN IMMEDIATE").result()
+    with pytest.raises(exceptions.WriteLaneTimeout, match="of a thread that has ended") as caught:
+        second.execute("INSERT INTO t VALUES (1)")
+    assert caught.value.holder["thread"] is None
+    first.execute("COMMIT")

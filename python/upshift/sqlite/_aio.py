@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from upshift import _native
+from upshift.sqlite._tasks import task_number
 
 if TYPE_CHECKING:
     from upshift._native import Connection, Cursor, PooledConnection, _ManyParameters
@@ -30,28 +33,47 @@ Parameters = Union[Sequence[Any], Mapping[str, Any]]
 class _Job:
     """A call on a background thread, for one coroutine."""
 
-    __slots__ = ("_call", "_loop", "_withdrawn", "future")
+    __slots__ = ("_calls", "_has_ended", "_loop", "_thread", "future")
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._call: Callable[[], Any] | None = call
-        self._withdrawn = False
+        #: The call, until somebody takes it: who runs it, and then answers, or who withdraws it.
+        self._calls = [call]
+        self._thread: int | None = None
+        self._has_ended = False
         self.future: asyncio.Future[Any] = self._loop.create_future()
+
+    def _take(self) -> Callable[[], Any] | None:
+        try:
+            return self._calls.pop()
+        except IndexError:
+            return None
 
     def withdraw(self) -> bool:
         """True if the call has not begun; then it never will."""
-        self._withdrawn = True
-        return self._call is not None
+        return self._take() is not None
+
+    def abandon(self, connection: Connection) -> None:
+        """Return when the call has ended, for a coroutine that was closed and cannot wait in any other way."""
+        if self.withdraw():
+            return
+        while not self._has_ended and not sys.is_finalizing():
+            _stop(connection)
+            if self._thread == threading.get_ident():
+                break  # collected in the middle of it
+            time.sleep(_INTERRUPT_INTERVAL)
 
     def run(self) -> None:
-        call, self._call = self._call, None
-        if self._withdrawn or call is None:
+        call = self._take()
+        if call is None:
             return
+        self._thread = threading.get_ident()
         result, error = None, None
         try:
             result = call()
         except BaseException as raised:  # delivered to the coroutine that waits
             error = raised
+        self._has_ended = True
         try:
             self._loop.call_soon_threadsafe(self._deliver, result, error)
         except RuntimeError:
@@ -87,13 +109,16 @@ async def run(connection: Connection, call: Callable[[], Any]) -> Any:
 
 async def _run_once(connection: Connection, call: Callable[[], Any]) -> Any:
     job = _Job(call)
-    _native.sqlite_spawn(job.run, threading.get_ident(), id(asyncio.current_task()))
+    _native.sqlite_spawn(job.run, task_number())
     try:
         # `wait` leaves the future alone when it is cancelled.
         await asyncio.wait((job.future,))
     except asyncio.CancelledError:
         if not job.withdraw():
             await _interrupt(connection, job)
+        raise
+    except GeneratorExit:
+        job.abandon(connection)
         raise
     return job.future.result()
 
@@ -111,8 +136,7 @@ async def _await_turn(connection: Connection, write: bool, timeout: float) -> No
             if not loop.is_closed():
                 raise
 
-    task = id(asyncio.current_task())
-    turn = _native.sqlite_lane_turn(connection, write, threading.get_ident(), task, tell)
+    turn = _native.sqlite_lane_turn(connection, write, task_number(), tell)
     if turn is None:
         return
     try:
@@ -130,13 +154,20 @@ async def _await_turn(connection: Connection, write: bool, timeout: float) -> No
     turn.accept(connection)
 
 
+def _stop(connection: Connection) -> bool:
+    """Interrupt a connection; False if it is closed."""
+    try:
+        connection.interrupt()
+    except sqlite3.ProgrammingError:
+        return False
+    return True
+
+
 async def _interrupt(connection: Connection, job: _Job) -> None:
     while not job.future.done():
         # Again and again: a statement that is about to begin does not notice.
-        try:
-            connection.interrupt()
-        except sqlite3.ProgrammingError:
-            break  # closed
+        if not _stop(connection):
+            break
         try:
             await asyncio.wait((job.future,), timeout=_INTERRUPT_INTERVAL)
         except asyncio.CancelledError:
@@ -365,10 +396,12 @@ class AsyncConnection:
     Everything else is on `conn`, the `Connection` itself, whose methods block.
     """
 
-    __slots__ = ("__weakref__", "_raw", "_turn")
+    __slots__ = ("__weakref__", "_lent", "_raw", "_turn")
 
-    def __init__(self, raw: Connection) -> None:
+    def __init__(self, raw: Connection, lent: PooledConnection | None = None) -> None:
         self._raw: Connection | None = raw
+        #: Keeps the loan alive, and knows when it has ended.
+        self._lent = lent
         self._turn = asyncio.Lock()
 
     @property
@@ -523,7 +556,7 @@ class AsyncConnection:
             return await run(self._check(), call)
 
     def _check(self) -> Connection:
-        if self._raw is None:
+        if self._raw is None or (self._lent is not None and not self._lent._is_live):
             raise sqlite3.ProgrammingError("this connection was given back to its pool")
         return self._raw
 
@@ -537,7 +570,7 @@ class AsyncConnection:
                 await asyncio.wait((ending,))
             except asyncio.CancelledError as error:
                 cancelled = error
-        self._raw = None
+        self._raw = self._lent = None
         if cancelled is not None:
             ending.exception()
             raise cancelled

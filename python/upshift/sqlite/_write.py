@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from upshift._native import ConnectionPool, WriteOutbox
+from upshift.sqlite._tasks import task_number
 
 if TYPE_CHECKING:
     from upshift._native import PendingWrite, WriteResult
@@ -58,13 +59,13 @@ async def awrite(
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[WriteResult] = loop.create_future()
-    outbox, task = _outboxes.of(loop), id(asyncio.current_task())
-    pending = self._write_later(sql, parameters, durability, timeout, task, outbox, future)
+    outbox = _outboxes.of(loop)
+    pending = self._write_later(sql, parameters, durability, timeout, task_number(), outbox, future)
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     timer = None if seconds is None else loop.call_later(seconds, _expire, self, pending, future)
     try:
         return await future
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
         pending.cancel()
         raise
     finally:

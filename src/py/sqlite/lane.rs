@@ -10,12 +10,12 @@ use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::actors;
 use super::connection::{Connection, enter};
 use super::errors;
 use super::gil::{self, Stepping};
 use super::prepared::{Kind, Prepared};
 use crate::py::hang;
-use crate::py::lookup::thread_ident;
 use crate::sqlite::lane::{Access, Actor, Claim, Enqueued, Holder, Lane, LaneError, Refused, Ticket};
 use crate::sqlite::{Entered, Failure, raw};
 use crate::support::{backoff, clock};
@@ -36,9 +36,8 @@ pyo3::create_exception!(
 pub struct ForTask(Option<Actor>);
 
 impl ForTask {
-    /// `thread` is that of the event loop.
-    pub fn begin(thread: u64, task: u64) -> Self {
-        Self(TASK.replace(Some(Actor::task(thread, task))))
+    pub fn begin(task: Actor) -> Self {
+        Self(TASK.replace(Some(task)))
     }
 }
 
@@ -83,6 +82,8 @@ pub unsafe fn step_raw(
             drop(stepping);
             return Err(error);
         }
+    } else {
+        entered.note_actor(actor);
     }
     if reads {
         entered.read();
@@ -108,13 +109,17 @@ pub unsafe fn step_raw(
 /// [`Entered::settle_lane`] gives it back.
 #[inline]
 pub fn take<'a>(entered: &Entered<'_>, access: Access, statement: impl FnOnce() -> &'a str) -> PyResult<()> {
-    let actor = || TASK.get().unwrap_or_else(|| Actor::thread(thread_ident()));
     let Some((lane, actor)) = entered.lane_for(access, actor) else { return Ok(()) };
     let claim = entered.db().claim(actor, access, statement());
     match entered.try_take_lane(lane, &claim) {
         Ok(()) => Ok(()),
         Err(refused) => wait(entered, lane, &claim, refused),
     }
+}
+
+/// On whose behalf this thread works.
+fn actor() -> Actor {
+    TASK.get().unwrap_or_else(|| Actor::thread(actors::this_thread()))
 }
 
 /// The text of the statement, as far as it is UTF-8.
@@ -232,10 +237,11 @@ pub fn error_of(py: Python<'_>, error: &LaneError) -> PyErr {
 /// What the thread is called, if Python knows it.
 fn name_of(py: Python<'_>, actor: &Actor) -> String {
     let find = || -> PyResult<Option<String>> {
+        let Some(ident) = actors::ident_of(actor.thread) else { return Ok(None) };
         let threads = hang::method(py.import("threading")?.as_any(), "enumerate", (), None)?;
         for thread in threads.try_iter()? {
             let thread = thread?;
-            if thread.getattr("ident")?.extract::<Option<u64>>()? == Some(actor.thread) {
+            if thread.getattr("ident")?.extract::<Option<u64>>()? == Some(ident) {
                 return Ok(Some(thread.getattr("name")?.extract()?));
             }
         }
@@ -244,6 +250,7 @@ fn name_of(py: Python<'_>, actor: &Actor) -> String {
     let thread = match find() {
         Ok(Some(name)) => format!("thread {name:?}"),
         // The name is an extra; an interpreter that is going has no threads to show.
+        Ok(None) | Err(_) if actors::has_ended(actor.thread) => "a thread that has ended".to_owned(),
         Ok(None) | Err(_) => "a background thread".to_owned(),
     };
     if actor.task == 0 { thread } else { format!("a task of {thread}") }
@@ -253,7 +260,7 @@ fn name_of(py: Python<'_>, actor: &Actor) -> String {
 fn describe<'py>(py: Python<'py>, holder: &Holder) -> PyResult<Bound<'py, PyDict>> {
     let described = PyDict::new(py);
     described.set_item("connection", holder.connection)?;
-    described.set_item("thread", holder.actor.thread)?;
+    described.set_item("thread", actors::ident_of(holder.actor.thread))?;
     described.set_item("statement", holder.statement())?;
     let age = clock::now().saturating_sub(holder.since);
     described.set_item("since", clock::epoch_micros() as f64 / 1e6 - age as f64 / 1e9)?;
@@ -305,13 +312,12 @@ impl Drop for LaneTurn {
     }
 }
 
-/// Queues a connection for the lane of its database on behalf of a task. `callback()` is called, by any thread, when its
+/// Queues a connection for the lane of its database on behalf of a task of this thread. `callback()` is called, by any thread, when its
 /// turn has come, unless it came at once. None if the connection needs no lane.
 #[pyfunction]
 pub fn sqlite_lane_turn(
     connection: &Bound<'_, Connection>,
     write: bool,
-    thread: u64,
     task: u64,
     callback: Py<PyAny>,
 ) -> PyResult<Option<LaneTurn>> {
@@ -319,7 +325,9 @@ pub fn sqlite_lane_turn(
     let db = connection.get().db(py)?;
     let entered = enter(py, &db)?;
     let access = if write { Access::Write } else { Access::Read };
-    let Some((lane, actor)) = entered.lane_for(access, || Actor::task(thread, task)) else { return Ok(None) };
+    let Some((lane, actor)) = entered.lane_for(access, || Actor::task(actors::this_thread(), task)) else {
+        return Ok(None);
+    };
     let enqueued = lane.enqueue(&db.claim(actor, access, "a statement of a coroutine"), move || {
         // If the interpreter is gone, so is the task. Not `try_attach`: this may be called in the middle of a step.
         gil::with_python(|py| {

@@ -13,11 +13,12 @@
 //! - [`jobs`]: calls on background threads, for coroutines
 //! - [`pool`], [`pooled`], [`keeper`]: the connection pool, what it lends, how it opens and cleans it
 //! - [`settings`]: what a PRAGMA changes that the module has to know
-//! - [`lane`]: statements that write take turns
+//! - [`lane`], [`actors`]: statements that write take turns, for whom
 //! - [`write`]: single writes that share commits
 //! - [`gil`]: when a statement lets go of the interpreter
 //! - [`errors`], [`module`]: exceptions, what else is exported
 
+pub mod actors;
 pub mod adapt;
 pub mod aggregates;
 pub mod arguments;

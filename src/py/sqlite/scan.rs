@@ -13,8 +13,7 @@ use pyo3::types::PyDict;
 use super::connection::{Connection, Given};
 use super::convert::Text;
 use super::numpy::{Options, arrays_of};
-use super::{arrow, columns, errors, owned};
-use crate::py::lookup::thread_ident;
+use super::{actors, arrow, columns, errors, owned};
 use crate::sqlite::columns::Batch;
 use crate::sqlite::columns::arrow::{Failure as Unfit, batch_of, check_texts, export_all, record_batches, schema_of};
 use crate::sqlite::lane::{Access, Actor, LaneError};
@@ -128,7 +127,7 @@ pub fn sqlite_scan(
     };
     let dbs = connections.iter().map(|connection| connection.get().db(py)).collect::<PyResult<Vec<Arc<Db>>>>()?;
     let scan = Scan { sql, part };
-    let thread = thread_ident();
+    let thread = actors::this_thread();
     let mut interrupted = None;
     let stop = || {
         interrupted = Python::attach(|py| py.check_signals().err());

@@ -15,9 +15,8 @@ use super::keeper::{Held, Keeper, Unopened};
 use super::pool::{self, ConnectionPool, Level, Timeout, look_at_file};
 
 use super::row::Row;
-use super::{adapt, errors, gil, lane, owned};
+use super::{actors, adapt, errors, gil, lane, owned};
 use crate::py::hang;
-use crate::py::lookup::thread_ident;
 use crate::sqlite::Db;
 use crate::sqlite::columns::input;
 use crate::sqlite::group::{Caller, Group, Outcome, Params, Pending, Request, Value, WriteError, Written};
@@ -384,7 +383,7 @@ impl ConnectionPool {
         timeout: Timeout,
     ) -> PyResult<Py<WriteResult>> {
         let py = slf.py();
-        let actor = Actor::thread(thread_ident());
+        let actor = Actor::thread(actors::this_thread());
         let deadline = timeout.deadline();
         let (group, request) = slf.get().prepare_write(py, sql, parameters, durability, timeout.end(), actor)?;
         let mut raised = None;
@@ -409,7 +408,7 @@ impl ConnectionPool {
         outbox: Py<WriteOutbox>,
         future: Py<PyAny>,
     ) -> PyResult<PendingWrite> {
-        let actor = Actor::task(thread_ident(), task);
+        let actor = Actor::task(actors::this_thread(), task);
         let deadline = timeout.deadline();
         let (group, request) = self.prepare_write(py, sql, parameters, durability, timeout.end(), actor)?;
         let pending = group.submit(request, deadline, move |outcome| WriteOutbox::put(outbox, future, outcome));

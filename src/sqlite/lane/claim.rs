@@ -16,7 +16,8 @@ pub enum Access {
     Write,
 }
 
-/// On whose behalf a connection works, to recognise who would wait for itself.
+/// On whose behalf a connection works, to recognise who would wait for itself. No number may ever be given twice: the
+/// lane stays with a connection whose user has gone, and nobody else is to be taken for that one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Actor {
     /// Number of the thread; for a task, that of its event loop.

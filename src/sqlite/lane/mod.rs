@@ -202,6 +202,11 @@ impl Lane {
         wake(next);
     }
 
+    /// The connection is used on behalf of somebody else from now on. Does nothing if it does not have the lane.
+    pub fn pass_to(&self, connection: u64, actor: Actor) {
+        self.queue.lock().pass_to(connection, actor);
+    }
+
     /// The connection only reads from now on. For databases in memory.
     pub fn downgrade(&self, connection: u64) {
         let next = self.queue.lock().downgrade(connection);

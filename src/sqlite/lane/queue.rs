@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::claim::{Access, Claim, Holder, Refused};
+use super::claim::{Access, Actor, Claim, Holder, Refused};
 
 /// Holders and waiters of one lane. `W` is what wakes a waiter.
 pub(super) struct Queue<W> {
@@ -153,6 +153,16 @@ impl<W> Queue<W> {
             self.readers.retain(|reader| reader.connection != connection);
         }
         self.advance_if_any()
+    }
+
+    pub fn pass_to(&mut self, connection: u64, actor: Actor) {
+        let held = match self.is_written {
+            true => Some(&mut self.writer).filter(|writer| writer.connection == connection),
+            false => self.readers.iter_mut().find(|reader| reader.connection == connection),
+        };
+        if let Some(held) = held {
+            held.actor = actor;
+        }
     }
 
     pub fn downgrade(&mut self, connection: u64) -> SmallVec<[W; 1]> {
