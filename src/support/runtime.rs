@@ -1,4 +1,5 @@
-//! The one background runtime of the process: a timer thread and a small pool for blocking work.
+//! The one background runtime of the process: a timer thread, a small pool for blocking work of the engine, and threads
+//! for work that users have it do.
 //!
 //! Both start when first used and may be stopped at any time; the next use starts them again. Jobs run on the pool,
 //! never on the timer thread, so that a slow one delays nobody's timer. A job that belongs to an object should hold a
@@ -21,11 +22,15 @@ pub use per_process::{PerProcess, pid};
 const BLOCKING_THREADS: usize = 4;
 /// A pool thread without work ends after this time.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Threads for work of any length. Its owners bound it; this is only more than all of them can want.
+const LONG_THREADS: usize = 4096;
 
 static RUNTIME: PerProcess<Mutex<Option<Running>>> = PerProcess::new();
 
 struct Running {
     handle: Handle,
+    /// Has no timers, only threads: see [`spawn_long`].
+    long: Handle,
     stop: oneshot::Sender<Duration>,
     /// Receives once the thread has shut the runtime down.
     stopped: mpsc::Receiver<()>,
@@ -34,6 +39,14 @@ struct Running {
 /// Runs `job` on the blocking pool. Fails only when the operating system refuses a thread.
 pub fn spawn_blocking(job: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let handle = handle()?;
+    drop(handle.spawn_blocking(job));
+    Ok(())
+}
+
+/// Runs `job`, which takes as long as its owner likes, on a thread that nothing else waits for: an idle one, else a new
+/// one. Whoever calls this bounds how many of its jobs there are at a time. Fails as [`spawn_blocking`] does.
+pub fn spawn_long(job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let handle = running(|running| running.long.clone())?;
     drop(handle.spawn_blocking(job));
     Ok(())
 }
@@ -88,12 +101,17 @@ pub fn after_fork_child() {
 }
 
 fn handle() -> io::Result<Handle> {
+    running(|running| running.handle.clone())
+}
+
+/// What `of` takes from the runtime, which is started if need be.
+fn running(of: impl FnOnce(&Running) -> Handle) -> io::Result<Handle> {
     let mut slot = RUNTIME.get(|_| Mutex::new(None)).lock();
     if let Some(running) = &*slot {
-        return Ok(running.handle.clone());
+        return Ok(of(running));
     }
     let running = start()?;
-    let handle = running.handle.clone();
+    let handle = of(&running);
     *slot = Some(running);
     Ok(handle)
 }
@@ -105,20 +123,26 @@ fn start() -> io::Result<Running> {
         .thread_keep_alive(KEEP_ALIVE)
         .thread_name("upshift-blocking")
         .build()?;
-    let handle = runtime.handle().clone();
+    let long = Builder::new_current_thread()
+        .max_blocking_threads(LONG_THREADS)
+        .thread_keep_alive(KEEP_ALIVE)
+        .thread_name("upshift-long")
+        .build()?;
+    let (handle, long_handle) = (runtime.handle().clone(), long.handle().clone());
     let (stop, stop_asked) = oneshot::channel::<Duration>();
     let (done, stopped) = mpsc::channel();
     std::thread::Builder::new().name("upshift-runtime".to_owned()).spawn(move || {
         let timeout = runtime.block_on(stop_asked).unwrap_or_default();
         let begun = std::time::Instant::now();
         runtime.shutdown_timeout(timeout);
+        long.shutdown_timeout(timeout.saturating_sub(begun.elapsed()));
         // `shutdown_timeout` does not tell; when it used up its time, jobs were still running.
         if begun.elapsed() < timeout {
             // Nobody listens any more if `stop` gave up first.
             let _ = done.send(());
         }
     })?;
-    Ok(Running { handle, stop, stopped })
+    Ok(Running { handle, long: long_handle, stop, stopped })
 }
 
 #[cfg(test)]
@@ -141,6 +165,31 @@ mod tests {
             assert!(stop(Duration::from_secs(5)));
             assert!(stop(Duration::from_secs(5)));
         }
+    }
+
+    #[test]
+    fn long_jobs_keep_nobody_waiting() {
+        let _turn = TURN.lock();
+        let (started, has_started) = mpsc::channel();
+        let held: Vec<_> = (0..3 * BLOCKING_THREADS)
+            .map(|_| {
+                let (release, held) = mpsc::channel::<()>();
+                let started = started.clone();
+                spawn_long(move || {
+                    started.send(()).unwrap();
+                    let _ = held.recv();
+                })
+                .unwrap();
+                release
+            })
+            .collect();
+        // All of them run, and others beside them.
+        held.iter().for_each(|_| has_started.recv().unwrap());
+        let (send, receive) = mpsc::channel();
+        spawn_blocking(move || send.send(()).unwrap()).unwrap();
+        receive.recv().unwrap();
+        assert!(!stop(Duration::from_millis(30)));
+        drop(held);
     }
 
     #[test]

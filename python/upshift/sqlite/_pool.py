@@ -185,19 +185,36 @@ class AsyncBorrowing:
         if pool is None:
             raise Connection.ProgrammingError("aconnection() may be entered once")
         self._wrapper = await _acquire(pool, self._timeout)
-        self._connection = AsyncConnection(self._wrapper.conn)
+        self._connection = AsyncConnection(self._wrapper.conn, self._wrapper)
         return self._connection
 
     async def __aexit__(self, exc_type: object, *_exception: object) -> None:
         """Commits, or rolls back after an exception, and gives the connection back."""
         wrapper, connection = self._wrapper, self._connection
         self._wrapper = self._connection = None
-        if wrapper is None or connection is None:
+        if wrapper is None or connection is None or not wrapper._is_live:
+            return
+        if not _can_await(exc_type):
+            # Giving it back rolls back.
+            wrapper.close()
             return
         try:
             await connection._finish(exc_type is None)
         finally:
             wrapper.close()
+
+
+def _can_await(exc_type: object) -> bool:
+    """False in a coroutine that is being closed, or whose event loop is gone."""
+    if exc_type is GeneratorExit:
+        return False
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _acquire(pool: ConnectionPool, timeout: float | None) -> PooledConnection:

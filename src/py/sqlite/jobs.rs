@@ -17,7 +17,7 @@ use crate::support::runtime;
 #[pyfunction]
 pub fn sqlite_spawn(job: Py<PyAny>, task: u64) -> PyResult<()> {
     let task = Actor::task(actors::this_thread(), task);
-    runtime::spawn_blocking(move || {
+    runtime::spawn_long(move || {
         // If the interpreter is gone, so is whoever waits.
         Python::try_attach(|py| {
             let _task = ForTask::begin(task);

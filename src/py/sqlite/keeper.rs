@@ -281,6 +281,17 @@ impl Manage for Keeper {
     }
 }
 
+/// Whether an idle connection can be lent. Somebody who kept the raw one may have closed it; a transaction that he left
+/// open is rolled back.
+#[inline]
+pub fn is_fit(py: Python<'_>, held: &Held) -> bool {
+    if !held.db.is_open() {
+        return false;
+    }
+    let is_left_open = held.db.try_look().is_some_and(|entered| held.db.is_open() && entered.in_transaction());
+    !is_left_open || make_ready(py, held)
+}
+
 /// Ends what the borrower left open and undoes what it set; false if the connection is not fit to be lent again.
 #[inline]
 fn make_ready(py: Python<'_>, held: &Held) -> bool {
@@ -290,7 +301,8 @@ fn make_ready(py: Python<'_>, held: &Held) -> bool {
         // Returned by a function that one of its statements calls, or in the middle of a backup.
         return false;
     }
-    if entered.is_in_use() {
+    // A transaction that was begun and has done nothing yet does not show in the use of the database.
+    if entered.is_in_use() || entered.in_transaction() {
         entered.no_read();
         let stepping = gil::Stepping::begin(py, &entered, true);
         entered.close_blobs();
@@ -300,7 +312,7 @@ fn make_ready(py: Python<'_>, held: &Held) -> bool {
         if entered.in_transaction() {
             transaction::rollback_quietly(py, &held.db);
         }
-        if entered.is_in_use() {
+        if entered.is_in_use() || entered.in_transaction() {
             return false;
         }
     }

@@ -14,7 +14,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::arguments::{self, Truth, count};
 use super::connection::{Connection, Given, fspath, path_of};
 use super::errors;
-use super::keeper::{Core, Keeper, Lease, Origin, Unopened};
+use super::keeper::{self, Core, Keeper, Lease, Origin, Unopened};
 use super::pooled::PooledConnection;
 use crate::py::cache::options;
 use crate::py::lock::{CacheLock, SIGNAL_CHECK};
@@ -160,10 +160,9 @@ impl ConnectionPool {
                     Err(cause) => return Ok(Err(cause)),
                 },
             };
-            if lease.connection().db.is_open() {
+            if keeper::is_fit(py, lease.connection()) {
                 return PooledConnection::make(slf, lease).map(Ok);
             }
-            // Somebody kept the raw connection and closed it.
             core.release(&lease);
         }
     }
@@ -517,6 +516,12 @@ impl ConnectionPool {
                 drop((callback, pool));
             });
         };
+        while let Some(lease) = core.try_acquire(origin.clone()) {
+            if keeper::is_fit(py, lease.connection()) {
+                return Ok(PooledConnection::make(slf, lease)?.into_any());
+            }
+            core.release(&lease);
+        }
         match core.acquire_later(origin, Box::new(deliver)) {
             Begun::Leased(lease) => Ok(PooledConnection::make(slf, lease)?.into_any()),
             Begun::Waits(ticket) => Ok(ticket.0.into_pyobject(py)?.into_any()),

@@ -118,6 +118,12 @@ impl PooledConnection {
         self.pool.clone_ref(py)
     }
 
+    /// Whether the connection is still this borrower's.
+    #[getter]
+    fn _is_live(&self) -> bool {
+        self.lease.is_live()
+    }
+
     /// A new cursor on the raw connection, as of `Connection.cursor`.
     #[pyo3(signature = (factory = Given::Default), text_signature = "($self, factory=...)")]
     fn cursor<'py>(&self, py: Python<'py>, factory: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
