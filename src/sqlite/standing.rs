@@ -6,8 +6,9 @@
 //! standing read ends first. So every statement sees all commits that had finished before it, as ever.
 //!
 //! What an open transaction would get in the way of ends it: anything but a read on this connection (every entry that is
-//! not [`Db::look`](super::Db::look)), an interrupt, [`HOLD`], and a log that is about to be
-//! checkpointed.
+//! not [`Db::look`](super::Db::look)), an interrupt, [`HOLD`], and a log that is about to be checkpointed or was. A
+//! checkpoint that empties the log waits for all who read it; once its pages are copied, reads by themselves do not use
+//! the log any more, and let it pass.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -21,8 +22,9 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_stmt};
 use crate::store::{LogHead, LogState};
 use crate::support::clock;
 
-/// A standing read ends after this time, so that the log can be reset and schema locks are not in anybody's way.
-pub(super) const HOLD: Duration = Duration::from_millis(20);
+/// A standing read ends after this time, so that the log can be reset and schema locks are not in anybody's way. Others
+/// may try that for a few milliseconds only.
+pub(super) const HOLD: Duration = Duration::from_millis(2);
 /// Reads further apart than this, in nanoseconds, do not follow each other. The coarse clock ticks every 4 to 10 ms.
 const SOON: u64 = 12_000_000;
 /// So many reads, with nothing committed or written in between, make it worthwhile: beginning costs what two gain.
@@ -30,6 +32,10 @@ const STREAK: u32 = 8;
 /// With so many pages in the log, and not all of them in the database file, reads stand in the way of the checkpoint,
 /// which SQLite makes from 1000 on.
 const FULL: u32 = 900;
+/// None begins for so many nanoseconds after a checkpoint was seen, which may have more to do, …
+const AWAY: u64 = 50_000_000;
+/// … and after a commit, which a checkpoint may follow at once.
+const QUIET: u64 = 500_000;
 
 /// Statements to look at for one that is busy.
 const MANY: u32 = 48;
@@ -45,8 +51,10 @@ pub(super) struct Standing {
     active: Cell<bool>,
     statement: Cell<*mut sqlite3_stmt>,
     head: Cell<Option<LogHead>>,
-    /// The log at the read before.
-    seen: Cell<Option<LogState>>,
+    /// The log at the read before, and how many of its pages were copied into the file.
+    seen: Cell<Option<(LogState, u32)>>,
+    /// None begins before this time.
+    away: Cell<u64>,
     /// When that was.
     last: Cell<u64>,
     streak: Cell<u32>,
@@ -70,6 +78,7 @@ impl Standing {
             statement: Cell::new(ptr::null_mut()),
             head: Cell::new(None),
             seen: Cell::new(None),
+            away: Cell::new(0),
             last: Cell::new(0),
             streak: Cell::new(0),
             touched: Cell::new(false),
@@ -104,9 +113,12 @@ impl Standing {
     #[inline(always)]
     pub fn refresh(&self) {
         if self.active.get() {
-            let now = self.head.get().map(|head| head.state());
+            let now = self.head.get().map(|head| (head.state(), head.checkpointed()));
             if now != self.seen.get() || self.interrupted.load(Ordering::Relaxed) {
                 self.stop();
+                if let Some(now) = now {
+                    self.note(now);
+                }
             }
         }
     }
@@ -144,13 +156,13 @@ impl Standing {
             self.allowed.set(false);
             return false;
         };
-        let state = head.state();
-        if self.seen.replace(Some(state)) != Some(state) {
+        let (state, copied) = (head.state(), head.checkpointed());
+        if self.note((state, copied)) {
             self.streak.set(STREAK / 2);
             return false;
         }
-        let in_the_way = state.frames() >= FULL && head.checkpointed() < state.frames();
-        if streak < STREAK || in_the_way {
+        let in_the_way = state.frames() >= FULL && copied < state.frames();
+        if streak < STREAK || in_the_way || clock::now() < self.away.get() {
             return false;
         }
         // SAFETY: the caller's promise.
@@ -158,11 +170,25 @@ impl Standing {
             return false;
         }
         // Committed meanwhile: the transaction may be of before or of after.
-        if head.state() != state {
+        if (head.state(), head.checkpointed()) != (state, copied) {
             self.stop();
             return false;
         }
         self.begins_rest()
+    }
+
+    /// Whether the log has changed since the read before.
+    fn note(&self, log: (LogState, u32)) -> bool {
+        let before = self.seen.replace(Some(log));
+        if before == Some(log) {
+            return false;
+        }
+        if let Some((state, copied)) = before {
+            let is_checkpoint = log.1 != copied || log.0.frames() < state.frames();
+            let pause = if is_checkpoint { AWAY } else { QUIET };
+            self.away.set(self.away.get().max(clock::now() + pause));
+        }
+        true
     }
 
     /// Whether nobody was going to end it; now the caller is.

@@ -38,7 +38,7 @@ def read(pool):
 
 def stand(pool):
     """Reads as often as it takes for a read to stand."""
-    for _ in range(50):
+    for _ in range(500):
         read(pool)
 
 
@@ -150,6 +150,35 @@ def test_the_log_can_be_emptied_shortly_after(path, pool):
     other.execute("UPDATE t SET x = 5")
     assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
     other.close()
+
+
+def test_reads_without_end_let_checkpoints_pass(path, pool):
+    """As reads of the standard library do: another process that waits for 50 ms only can empty the log."""
+    child = """
+        import sqlite3, sys, time
+        connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0.05)
+        busy = 0
+        for _ in range(40):
+            connection.execute("UPDATE t SET x = x + 1")
+            busy += connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            time.sleep(0.01)
+        print(busy)
+    """
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            read(pool)
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    try:
+        command = [sys.executable, "-c", textwrap.dedent(child), str(path)]
+        busy = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    finally:
+        done.set()
+        reader.join()
+    assert busy <= 3
 
 
 def test_an_idle_pool_keeps_no_transaction_open(path, pool):

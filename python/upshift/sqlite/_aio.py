@@ -1,8 +1,8 @@
 """Pooled connections for coroutines: statements run on the engine's background threads, one at a time for a connection.
 
-There is no thread per connection: threads come for statements that run at the same time and go when idle, and waiting for a connection or for the write lane
-takes none. Cancelling interrupts the statement, waits until it has ended, and only then raises, so that the connection
-is never left with a statement of somebody who has gone.
+There is no thread per connection: threads come for statements that run at the same time and end when idle; waiting for
+a connection or for the write lane takes none. Cancelling interrupts the statement, waits until it has ended, and only
+then raises, so that the connection is never left with a statement of somebody who has gone.
 """
 
 from __future__ import annotations
