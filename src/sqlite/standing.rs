@@ -150,7 +150,6 @@ impl Standing {
         if self.head.get().is_none() {
             // SAFETY: the caller's promise.
             self.head.set(unsafe { find(connection) });
-            self.seen.set(None);
         }
         let Some(head) = self.head.get() else {
             self.allowed.set(false);
