@@ -9,13 +9,14 @@
 //! - [`values`]: the row a statement stands on
 //! - [`memory`]: databases in memory that connections share
 //! - [`lane`]: one writer of a database file at a time, in order of arrival
-//! - [`seat`]: a connection's part in that
+//! - [`seat`], [`attached`]: a connection's part in that, and its part in those of other files
 //! - [`group`]: single writes, many to a commit
 //! - [`pool`]: connections kept open, lent and taken back
 //! - [`opener`]: opens them
 //! - [`columns`]: results as typed columns
 //! - [`scan`]: one query read by several connections at once
 
+pub mod attached;
 pub mod backup;
 pub mod blob;
 pub mod columns;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rusqlite::ffi;
 
+use super::attached::Attached;
 use super::handle::{Db, Entered};
 use super::lane::{self, Access, Actor, Claim, Key, Lane, Refused};
 use crate::store;
@@ -35,6 +36,7 @@ pub struct Seat {
     task: AtomicU64,
     /// The file was seen to use a log. It stays so while a connection is open, unless this one changes it.
     is_wal: AtomicBool,
+    attached: Attached,
     /// How long to wait for a turn, in milliseconds.
     timeout: AtomicU32,
     /// Counts the calls of `interrupt`, which end the wait as well.
@@ -93,6 +95,11 @@ impl Seat {
         if let Some(Some(place)) = self.place.get() {
             place.lane.give_back(connection);
         }
+    }
+
+    #[inline(always)]
+    pub fn attached(&self) -> &Attached {
+        &self.attached
     }
 
     /// To be called before a statement of this connection that may change the journal mode.

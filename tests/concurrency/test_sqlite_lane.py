@@ -577,3 +577,55 @@ def test_a_holder_whose_thread_has_ended_has_no_name(connect):
         second.execute("INSERT INTO t VALUES (1)")
     assert caught.value.holder["thread"] is None
     first.execute("COMMIT")
+
+
+@pytest.fixture
+def attached(connect, tmp_path):
+    """A connection that has attached the file, under one of several spellings."""
+    other = tmp_path / "other.db"
+
+    def make(spelling="o", **options):
+        connection = connect(other, **options)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"ATTACH ? AS {spelling}", (str(tmp_path / "lane.db"),))
+        connection.execute("CREATE TABLE IF NOT EXISTS main.u (a)")
+        return connection
+
+    return make
+
+
+@pytest.mark.parametrize("spelling", ["o", '"o"', "[o];"])
+def test_a_write_to_an_attached_file_is_told_that_it_would_wait_for_itself(connect, attached, spelling):
+    first, second = connect(), attached(spelling, timeout=60)
+    first.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    for sql in ("INSERT INTO o.t VALUES (1)", "BEGIN IMMEDIATE"):
+        with pytest.raises(exceptions.WriteLaneDeadlock, match=r"MainThread.*BEGIN IMMEDIATE"):
+            second.execute(sql)
+        assert not second.in_transaction
+    assert time.monotonic() - started < 20
+    # What does not write there is not in the way.
+    second.execute("INSERT INTO u VALUES (1)")
+    assert second.execute("SELECT count(*) FROM o.t").fetchone() == (0,)
+    first.execute("COMMIT")
+    second.execute("INSERT INTO o.t VALUES (1)")
+    second.execute("DETACH o")
+    first.execute("BEGIN IMMEDIATE")
+    second.execute("BEGIN IMMEDIATE")
+    second.execute("ROLLBACK")
+    first.execute("ROLLBACK")
+    assert count(first) == 1
+
+
+def test_the_deadline_names_the_holder_of_an_attached_file(connect, attached, tmp_path):
+    first, second = connect(), attached(timeout=0.2)
+    holding = Task(first.execute, "BEGIN IMMEDIATE /* the culprit */")
+    holding.result()
+    with pytest.raises(exceptions.WriteLaneTimeout, match="the culprit") as caught:
+        second.execute("INSERT INTO o.t VALUES (1)")
+    assert caught.value.holder["statement"] == "BEGIN IMMEDIATE /* the culprit */"
+    assert (caught.value.sqlite_errorcode, second.in_transaction) == (BUSY, False)
+    # Others may write to its own file.
+    assert is_free(connect(tmp_path / "other.db"))
+    first.execute("COMMIT")
+    second.execute("INSERT INTO o.t VALUES (1)")

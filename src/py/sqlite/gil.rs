@@ -13,7 +13,7 @@ use std::time::Duration;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::turns;
+use super::{lane, turns};
 use crate::py::hang::{Hang, may_unwind};
 use crate::sqlite::{Entered, raw};
 use crate::support::{backoff, clock};
@@ -245,6 +245,9 @@ unsafe extern "C" fn on_tick(_: *mut c_void) -> c_int {
 unsafe extern "C" fn on_busy(millis: *mut c_void, tries: c_int) -> c_int {
     release();
     let tries = tries.unsigned_abs();
+    if lane::waits_for_itself() {
+        return 0;
+    }
     if backoff::waited(tries).as_millis() >= millis as u128 {
         return 0;
     }

@@ -17,12 +17,14 @@ use super::gil::{self, Stepping};
 use super::prepared::{Kind, Prepared};
 use crate::py::hang;
 use crate::sqlite::lane::{Access, Actor, Claim, Enqueued, Holder, Lane, LaneError, Refused, Ticket};
-use crate::sqlite::{Entered, Failure, raw};
+use crate::sqlite::{Db, Entered, Failure, raw, text};
 use crate::support::{backoff, clock};
 
 thread_local! {
     /// The task for which this background thread works. It is not to be blocked: the task awaits its turn.
     static TASK: Cell<Option<Actor>> = const { Cell::new(None) };
+    /// See [`Crossing`].
+    static CROSSING: Cell<*const Db> = const { Cell::new(std::ptr::null()) };
 }
 
 pyo3::create_exception!(
@@ -58,7 +60,15 @@ pub unsafe fn step(py: Python<'_>, entered: &Entered<'_>, prepared: &Prepared, r
     }
     let reads = prepared.is_query && !entered.in_transaction();
     // SAFETY: the caller's promise.
-    unsafe { step_raw(py, entered, prepared.statement, prepared.access, reads, release) }
+    let code = unsafe { step_raw(py, entered, prepared.statement, prepared.access, reads, release) };
+    if prepared.kind == Kind::Settings && matches!(code, Ok(raw::SQLITE_DONE)) {
+        let sql = text_of(prepared.statement);
+        let head = text::skip_blank(sql.as_bytes());
+        if text::begins_with(head, "attach") || text::begins_with(head, "detach") {
+            entered.note_attached(sql);
+        }
+    }
+    code
 }
 
 /// The same for any statement; `access` is what it needs, `reads` says that it is a query outside of a transaction.
@@ -89,6 +99,8 @@ pub unsafe fn step_raw(
         entered.read();
     }
     let since = pace.map(|pace| (pace, clock::now()));
+    let crosses = access == Some(Access::Write) && entered.db().seat().attached().is_any();
+    let _crossing = crosses.then(|| Crossing::begin(entered));
     // SAFETY: the caller's promise.
     let mut code = unsafe { raw::sqlite3_step(statement) };
     if let Some((pace, since)) = since {
@@ -98,11 +110,51 @@ pub unsafe fn step_raw(
         // SAFETY: the caller's promise.
         code = unsafe { insist(entered, statement, code) };
     }
+    let obstacle = if crosses && code == raw::SQLITE_BUSY { obstacle(entered, text_of(statement)) } else { None };
+    if obstacle.is_some() {
+        // SAFETY: the caller's promise.
+        unsafe { raw::sqlite3_reset(statement) };
+    }
     if code != raw::SQLITE_ROW {
         entered.settle_lane();
     }
     drop(stepping);
-    Ok(code)
+    obstacle.map_or(Ok(code), |error| Err(error_of(py, &error)))
+}
+
+/// Who of this process has an attached file, for a statement to which SQLite says that it is locked.
+#[cold]
+fn obstacle(entered: &Entered<'_>, statement: &str) -> Option<LaneError> {
+    let db = entered.db();
+    db.seat().attached().obstacle(&db.claim(actor(), Access::Write, statement))
+}
+
+/// A statement that may write to attached files while this lives, on the connection that was entered.
+struct Crossing(*const Db);
+
+impl Crossing {
+    fn begin(entered: &Entered<'_>) -> Self {
+        Self(CROSSING.replace(entered.db()))
+    }
+}
+
+impl Drop for Crossing {
+    fn drop(&mut self) {
+        CROSSING.set(self.0);
+    }
+}
+
+/// For the busy handler: whether the statement waits for an attached file that its own caller has locked through another
+/// connection.
+pub fn waits_for_itself() -> bool {
+    let db = CROSSING.get();
+    if db.is_null() {
+        return false;
+    }
+    // SAFETY: whoever set it keeps the connection entered meanwhile.
+    let db = unsafe { &*db };
+    let claim = db.claim(actor(), Access::Write, "");
+    matches!(db.seat().attached().obstacle(&claim), Some(LaneError::SelfWait(_)))
 }
 
 /// Takes the lane for a statement that is about to begin, or for what does the work of one. To be called while stepping;
