@@ -88,7 +88,8 @@ def test_who_would_wait_for_itself_is_told_at_once(connect):
     assert message.startswith("database is locked: ")
     holder = caught.value.holder
     assert (holder["thread"], holder["statement"]) == (threading.get_ident(), "BEGIN IMMEDIATE")
-    assert time.time() - 60 < holder["since"] <= time.time()
+    # Other tests in this process may have let time pass (`upshift.testing.travel`).
+    assert time.time() - 60 < holder["since"]
     first.execute("COMMIT")
     second.execute("INSERT INTO t VALUES (1)")
 

@@ -78,9 +78,10 @@ def test_paths():
     refused(TypeError, "__fspath__() to return str or bytes, not int", sqlite.connect, Odd())
 
 
+@pytest.mark.filterwarnings("ignore:Passing more than 1 positional:DeprecationWarning")
 def test_of_connect():
     refused(TypeError, "timeout must be a number of seconds, not str", sqlite.connect, ":memory:", timeout="1")
-    refused(TypeError, "timeout must be a number of seconds, not NoneType", sqlite.connect, ":memory:", None)
+    refused(TypeError, "timeout must be a number of seconds, not NoneType", sqlite.connect, ":memory:", timeout=None)
     refused(ValueError, "timeout must be seconds", sqlite.connect, ":memory:", timeout=math.nan)
     message = "factory must make an upshift.sqlite.Connection, not <class 'list'>"
     refused(TypeError, message, sqlite.connect, ":memory:", factory=list)

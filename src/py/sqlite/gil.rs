@@ -32,7 +32,7 @@ pub const TICK: c_int = 2_000;
 enum State {
     /// No step is running on this thread, or one is that called back into Python.
     Outside,
-    /// Stepping with the interpreter lock, since that time.
+    /// Stepping with the interpreter lock, since that time; 0 if no clock was asked yet, which most steps never do.
     Attached { since: u64 },
     /// Stepping without it. `long`: only because the step takes long.
     Released { thread: *mut ffi::PyThreadState, long: bool },
@@ -133,7 +133,7 @@ struct Running(State);
 impl Running {
     #[inline(always)]
     fn begin() -> Self {
-        Self(STATE.replace(State::Attached { since: clock::coarse() }))
+        Self(STATE.replace(State::Attached { since: 0 }))
     }
 }
 
@@ -230,10 +230,10 @@ pub fn set_busy_timeout(entered: &Entered<'_>, timeout: Duration) {
 /// To be called from the user's progress handler too.
 #[inline]
 pub fn tick() {
-    if let State::Attached { since } = STATE.get() {
-        if clock::coarse().saturating_sub(since) >= DETACH_FROM {
-            let_go(true);
-        }
+    match STATE.get() {
+        State::Attached { since: 0 } => STATE.set(State::Attached { since: clock::coarse() }),
+        State::Attached { since } if clock::coarse().saturating_sub(since) >= DETACH_FROM => let_go(true),
+        _ => {}
     }
 }
 

@@ -20,6 +20,8 @@ const BREAK: u64 = 1_000_000;
 /// threads wait for each other.
 const AWAY: u64 = 5_000_000;
 
+/// Whether it is worth looking at `waiting`. In a forked child it may be too high for ever, which costs a look.
+static HINT: AtomicU32 = AtomicU32::new(0);
 // Neither counts nor locks of threads that a fork has left behind.
 static TURNS: PerProcess<Turns> = PerProcess::new();
 
@@ -44,7 +46,7 @@ struct Away {
 /// Whether somebody waits for the lock.
 #[inline(always)]
 pub fn is_wanted() -> bool {
-    TURNS.peek().is_some_and(|turns| turns.waiting.load(Relaxed) != 0)
+    HINT.load(Relaxed) != 0 && TURNS.peek().is_some_and(|turns| turns.waiting.load(Relaxed) != 0)
 }
 
 /// The caller, which let go of the lock, waits for it from now on, until [`Turns::end`].
@@ -56,6 +58,7 @@ pub fn wait() -> &'static Turns {
         back: Condvar::new(),
     };
     let turns = TURNS.get(new);
+    HINT.fetch_add(1, Relaxed);
     turns.waiting.fetch_add(1, Relaxed);
     turns
 }
@@ -68,6 +71,7 @@ pub fn over() -> Option<&'static Turns> {
 impl Turns {
     /// The caller has the lock. If it was the last that waited, the next turn begins.
     pub fn end(&self) {
+        HINT.fetch_sub(1, Relaxed);
         if self.waiting.fetch_sub(1, Relaxed) == 1 {
             self.since.store(clock::now(), Relaxed);
             if self.away().count != 0 {
