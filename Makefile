@@ -62,7 +62,7 @@ lint-python: $(STAMPS)/lint
 lint-types: $(STAMPS)/extension $(STAMPS)/lint $(STAMPS)/test
 	$(PY) -m mypy
 	@# The façades first: they attach cold methods to the native classes.
-	$(PY) -m mypy.stubtest upshift.cache upshift.sqlite upshift._native --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
+	$(PY) -m mypy.stubtest upshift.cache upshift.sqlite upshift.tasks upshift._native --mypy-config-file pyproject.toml --allowlist tests/stubtest-allowlist.txt
 
 lint-house: $(STAMPS)/extension $(STAMPS)/test
 	$(PY) -m pytest -q tests/architecture

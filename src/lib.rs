@@ -7,11 +7,17 @@
 //! - [`store`]: opens every SQLite file the engine itself persists to
 //! - [`cache`]: the result cache: map, eviction policies, expiry, labels, disk tier
 //! - [`sqlite`]: connections, statements, columns, the write lane, the connection pool
+//! - [`workers`]: how many worker threads there should be
+//! - [`tasks`]: durable tasks in an SQLite file
+//! - [`system`]: load of the machine
 
 pub mod cache;
 pub mod sqlite;
 pub mod store;
 pub mod support;
+pub mod system;
+pub mod tasks;
+pub mod workers;
 
 #[cfg(feature = "python")]
 mod py;

@@ -10,30 +10,38 @@ PYTEST_DONT_REWRITE
 # well, and run in processes that may never need the native module.
 
 __all__ = [
+    "BackgroundTaskManager",
     "CachedFunction",
     "ConnectionPool",
     "PooledConnection",
     "ResultCache",
+    "TaskPriority",
+    "TaskStatus",
     "__version__",
     "close_all_pools",
     "get_cache",
     "get_pool",
     "sqlite",
+    "tasks",
 ]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from upshift import sqlite
+    from upshift import sqlite, tasks
     from upshift._native import __version__
     from upshift.cache import CachedFunction, ResultCache
     from upshift.sqlite import ConnectionPool, PooledConnection
     from upshift.systems.openclaw import close_all_pools, get_cache, get_pool
+    from upshift.tasks import BackgroundTaskManager, TaskPriority, TaskStatus
 else:
     _HOMES = {
+        "BackgroundTaskManager": "upshift.tasks",
         "CachedFunction": "upshift.cache",
         "ConnectionPool": "upshift.sqlite",
         "PooledConnection": "upshift.sqlite",
         "ResultCache": "upshift.cache",
+        "TaskPriority": "upshift.tasks",
+        "TaskStatus": "upshift.tasks",
         "__version__": "upshift._native",
         "close_all_pools": "upshift.systems.openclaw",
         "get_cache": "upshift.systems.openclaw",
@@ -43,8 +51,8 @@ else:
     def __getattr__(name):
         from importlib import import_module
 
-        if name == "sqlite":
-            return import_module("upshift.sqlite")
+        if name in ("sqlite", "tasks"):
+            return import_module(f"upshift.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(import_module(_HOMES[name]), name)

@@ -5,6 +5,7 @@
 //! - [`lookup`]: hashing and comparing keys without running Python code
 //! - [`keys`], [`codec`]: text keys of calls, values on disk
 //! - [`sqlite`]: connections, cursors and the pool of `upshift.sqlite`
+//! - [`tasks`]: the store and the workers of `BackgroundTaskManager`
 //! - [`lock`], [`lease`]: what users may hold
 //! - [`runtime`], [`logging`], [`errors`], [`hang`]: background work, log lines, exceptions, the end of the interpreter
 
@@ -21,6 +22,7 @@ mod lookup;
 mod raw;
 mod runtime;
 mod sqlite;
+mod tasks;
 
 use errors::log_error;
 use lookup::thread_ident;
@@ -59,6 +61,7 @@ mod _native {
         codec::register(module)?;
         runtime::register(module)?;
         sqlite::module::register(module)?;
+        tasks::register(module)?;
         cache::fast::install(py)?;
         cached::stock::remember_originals(py)
     }

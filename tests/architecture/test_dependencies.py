@@ -15,7 +15,7 @@ USES = {
     "cache": {"support", "store"},
     "sqlite": {"support", "store"},
     "workers": {"support"},
-    "tasks": {"support", "store", "workers"},
+    "tasks": {"support", "store", "sqlite", "workers", "system"},
     "stream": {"support", "store"},
     "graph": {"support"},
     "queue": {"support"},

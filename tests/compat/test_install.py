@@ -91,7 +91,7 @@ class TestInstall:
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("core.result_cache.sub")
         with pytest.raises(ModuleNotFoundError):
-            importlib.import_module("autonomous")
+            importlib.import_module("web")
 
     def test_wins_over_the_applications_own_copy(self, tmp_path):
         write(tmp_path, {"core/result_cache.py": "", "core/__init__.py": "from core.result_cache import ResultCache"})

@@ -145,3 +145,31 @@ class Async:
 @pytest.fixture(params=[Sync, Async], ids=lambda style: style.name)
 def style(request):
     return request.param
+
+
+@pytest.fixture
+def task_path(tmp_path):
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def make_manager(task_path):
+    """Makes task managers, on `task_path` unless told otherwise, and closes them at the end."""
+    from upshift.tasks import BackgroundTaskManager
+
+    opened = []
+
+    def make(path=task_path, *args, **options):
+        manager = BackgroundTaskManager(path, *args, **options)
+        opened.append(manager)
+        return manager
+
+    yield make
+    for manager in opened:
+        manager.stop_workers(timeout=5)
+        manager.close()
+
+
+@pytest.fixture
+def manager(make_manager):
+    return make_manager()

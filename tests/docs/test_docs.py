@@ -29,6 +29,7 @@ MODULES = [
     "upshift.compat.environment",
     "upshift.exceptions",
     "upshift.systems.openclaw",
+    "upshift.tasks",
     "upshift.testing",
 ]
 

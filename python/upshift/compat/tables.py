@@ -49,7 +49,16 @@ MODULES: dict[str, Module] = {
         },
     ),
     "core.scalability_integration": Module("openclaw", "Cache, pool and tasks behind one manager."),
-    "autonomous.background_tasks": Module("openclaw", "Durable background tasks on auto-scaling workers."),
+    "autonomous.background_tasks": Module(
+        "openclaw",
+        "Durable background tasks on auto-scaling workers.",
+        {
+            "BackgroundTaskManager": "upshift.tasks:BackgroundTaskManager",
+            "TaskPriority": "upshift.tasks:TaskPriority",
+            "TaskStatus": "upshift.tasks:TaskStatus",
+            "main": "upshift.systems.openclaw:background_tasks_main",
+        },
+    ),
     "web.dashboard": Module("openclaw", "Dashboard over HTTP and WebSocket."),
 }
 

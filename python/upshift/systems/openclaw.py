@@ -9,11 +9,22 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from upshift._workspace import workspace
 from upshift.cache import ResultCache
 from upshift.sqlite import ConnectionPool
+from upshift.tasks import BackgroundTaskManager, TaskPriority
 
-__all__ = ["close_all_pools", "db_pool_main", "get_cache", "get_pool", "result_cache_main", "workspace"]
+__all__ = [
+    "background_tasks_main",
+    "close_all_pools",
+    "db_pool_main",
+    "get_cache",
+    "get_pool",
+    "result_cache_main",
+    "workspace",
+]
 
 logger = logging.getLogger("upshift.openclaw")
 
@@ -23,12 +34,6 @@ _pools: dict[str, ConnectionPool] = {}
 _pools_lock = threading.Lock()
 # One for each pool that is being opened: a file that another process has locked holds up its own callers only.
 _opening: dict[str, threading.Lock] = {}
-
-
-def workspace() -> Path:
-    """Default directory of the system's database files: `OPENCLAW_WORKSPACE`, else the current directory."""
-    chosen = os.environ.get("OPENCLAW_WORKSPACE")
-    return Path(chosen) if chosen else Path.cwd()
 
 
 def get_cache(max_size: int = 1000, default_ttl: float = 3600, enable_persistent: bool = False) -> ResultCache:
@@ -144,3 +149,22 @@ def db_pool_main() -> None:
             row = again.execute("SELECT count(*) AS rows, sum(square) AS total FROM squares").fetchone()
             logger.info("%d rows, sum %d", row["rows"], row["total"])
         logger.info("pool: %s", pool.get_stats())
+
+
+def background_tasks_main() -> None:
+    """A short demonstration of tasks; leaves nothing behind. What it sees goes to the log `upshift.openclaw`."""
+    with tempfile.TemporaryDirectory() as folder:
+        with BackgroundTaskManager(Path(folder) / "demo.db", max_workers=2) as manager:
+
+            @manager.register_handler("square")
+            def square(context: dict[str, Any]) -> int:
+                number: int = context["number"]
+                return number * number
+
+            manager.register_rule("number_found", "square", "number > 2", TaskPriority.HIGH)
+            tasks = [manager.queue_task("square", context={"number": number}) for number in (1, 2)]
+            tasks += manager.trigger_event("number_found", {"number": 3})
+            logger.info("queued: %s", [task["id"] for task in manager.get_queued_tasks()])
+            manager.start_workers()
+            results = [manager.wait(task, timeout=10)["result"] for task in tasks]
+            logger.info("squares %s, %s", results, manager.get_worker_stats())

@@ -220,7 +220,7 @@ fn params_of(py: Python<'_>, parameters: Option<&Bound<'_, PyAny>>) -> PyResult<
     Ok(Params::Named(named.collect::<PyResult<_>>()?))
 }
 
-fn error_of(py: Python<'_>, error: &WriteError) -> PyErr {
+pub fn error_of(py: Python<'_>, error: &WriteError) -> PyErr {
     match error {
         WriteError::Sqlite(failure) => errors::of_failure(py, failure),
         WriteError::Misused(message) => errors::programming(py, message),
@@ -300,8 +300,8 @@ impl PendingWrite {
 }
 
 /// A thread that writes, attached to the interpreter for as long as that is a matter of microseconds.
-struct Writing<'a> {
-    raised: &'a mut Option<PyErr>,
+pub struct Writing<'a> {
+    pub raised: &'a mut Option<PyErr>,
 }
 
 impl Caller for Writing<'_> {

@@ -12,7 +12,7 @@
 
 mod guard;
 mod request;
-mod statement;
+pub(crate) mod statement;
 mod writer;
 
 use std::cell::Cell;

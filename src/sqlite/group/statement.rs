@@ -35,7 +35,7 @@ impl Drop for Statement {
 }
 
 /// The statements of one connection.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     kept: Statements<Statement>,
     hasher: RandomState,
 }

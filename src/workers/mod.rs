@@ -1,0 +1,5 @@
+//! Worker threads: how many there should be.
+//!
+//! - [`scaler`]: the decision, from a snapshot of the load
+
+pub mod scaler;
