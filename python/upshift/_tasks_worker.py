@@ -8,6 +8,7 @@ import inspect
 import json
 import logging
 import os
+import time
 import traceback
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -29,21 +30,25 @@ _current: contextvars.ContextVar[Optional[RunningTask]] = contextvars.ContextVar
 class RunningTask:
     """The task that a handler runs for."""
 
-    __slots__ = ("_cancelled", "_progress", "attempt", "id", "task_type")
+    __slots__ = ("_cancelled", "_deadline", "_progress", "attempt", "id", "task_type")
 
-    def __init__(self, id: int, task_type: str, attempt: int) -> None:  # noqa: A002
+    def __init__(self, id: int, task_type: str, attempt: int, time_limit: float | None) -> None:  # noqa: A002
         #: As `queue_task()` returned it.
         self.id = id
         self.task_type = task_type
         #: 1 for the first run.
         self.attempt = attempt
         self._cancelled = False
+        self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._progress: Any = None
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody asked for its end: the handler should return soon."""
-        return self._cancelled
+        """Whether somebody asked for its end, or its time is over: the handler should return soon."""
+        return self._cancelled or self._is_late()
+
+    def _is_late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def progress(self, value: Any) -> None:
         """Tell how far the work is; `BackgroundTaskManager.get_progress()` shows it."""
@@ -155,7 +160,7 @@ def _run(manager: BackgroundTaskManager, handler: Handler | None, task: ClaimedT
     """The result as JSON, or the error; and whether it is one."""
     if handler is None:
         return NO_HANDLER, True
-    running = RunningTask(task.id, task.task_type, task.attempt)
+    running = RunningTask(task.id, task.task_type, task.attempt, task.time_limit)
     token = _current.set(running)
     manager._running[task.id] = running
     try:
@@ -163,14 +168,23 @@ def _run(manager: BackgroundTaskManager, handler: Handler | None, task: ClaimedT
         context = {} if text is None else json.loads(text)
         result = handler(context)
         if inspect.iscoroutine(result):
-            result = asyncio.run(result)
-        return json.dumps(result), False
+            result = asyncio.run(_within(result, task.time_limit))
+        text = json.dumps(result)
+        return (text, False) if not running._is_late() else (_late(task), True)
     except BaseException as error:
         logger.debug("task %d (%s) failed", task.id, task.task_type, exc_info=True)
-        return describe(error), True
+        return (_late(task) if running._is_late() else describe(error)), True
     finally:
         manager._running.pop(task.id, None)
         _current.reset(token)
+
+
+async def _within(awaitable: Any, seconds: float | None) -> Any:
+    return await asyncio.wait_for(awaitable, seconds)
+
+
+def _late(task: ClaimedTask) -> str:
+    return f"time limit of {task.time_limit} s exceeded"
 
 
 def describe(error: BaseException) -> str:

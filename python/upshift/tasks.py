@@ -19,14 +19,16 @@ A task that `queue_task()` has accepted survives the end of any process, also by
 
 from __future__ import annotations
 
+import asyncio
 import atexit
-import enum
 import json
 import logging
 import os
 import threading
 import time
 import weakref
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any, Callable, NamedTuple, Optional, TypeVar, Union
 
 import upshift._process  # noqa: F401
@@ -34,6 +36,7 @@ from upshift import _native
 from upshift._tasks_conditions import condition_of, holds
 from upshift._tasks_crew import Crew
 from upshift._tasks_handlers import BUILT_IN
+from upshift._tasks_options import TaskPriority, TaskStatus, count, encode, entry, number_of, options_of, seconds
 from upshift._tasks_worker import Handlers, RunningTask, TaskQueue, current
 from upshift._workspace import workspace
 from upshift.exceptions import NotInitialisedError
@@ -49,54 +52,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 _AT_EXIT = 5.0
 #: Seconds between looks at a task that another process may end.
 _LOOK = 0.25
-
-
-class TaskPriority(enum.Enum):
-    """How urgent a task is."""
-
-    LOW = 1
-    MEDIUM = 2
-    HIGH = 3
-    CRITICAL = 4
-
-
-class TaskStatus(enum.Enum):
-    """What a task has come to."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+#: Seconds between looks of a coroutine at what this process has recorded.
+_PAUSE = 0.01
 
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
-_PRIORITIES = {priority: priority.value for priority in TaskPriority}
 
 
 class _Tries(NamedTuple):
     retries: int
     backoff: float
-
-
-def _priority(priority: Union[TaskPriority, int]) -> int:
-    number = _PRIORITIES.get(priority) if isinstance(priority, TaskPriority) else priority
-    if type(number) is int and 1 <= number <= 4:
-        return number
-    raise ValueError(f"priority must be a TaskPriority or an int from 1 to 4, not {priority!r}")
-
-
-def _context(context: Optional[dict[str, Any]]) -> str | None:
-    if context is None:
-        return None
-    if not isinstance(context, dict):
-        raise TypeError(f"context must be a dict or None, not {type(context).__name__}")
-    if not context:
-        return None
-    try:
-        return json.dumps(context)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"context cannot be stored as JSON: {error}") from error
 
 
 def _text(value: Any) -> Any:
@@ -238,7 +203,7 @@ class BackgroundTaskManager(Crew):
         """
         if not isinstance(task_type, str):
             raise TypeError(f"task_type must be a str, not {type(task_type).__name__}")
-        tries = _Tries(_count(retries, "retries"), _seconds(backoff, "backoff"))
+        tries = _Tries(count(retries, "retries"), seconds(backoff, "backoff"))
 
         def register(handler: F) -> F:
             self._tries_of[task_type] = tries
@@ -279,7 +244,7 @@ class BackgroundTaskManager(Crew):
                 raise TypeError(f"{name} must be a str, not {type(value).__name__}")
         if not (condition is None or isinstance(condition, str)):
             raise TypeError(f"condition must be a str or None, not {type(condition).__name__}")
-        number = _priority(priority)
+        number = number_of(priority)
         condition = condition.strip() if condition else None
         if condition:
             condition_of(condition)
@@ -307,7 +272,7 @@ class BackgroundTaskManager(Crew):
         Returns:
             Numbers of the new tasks.
         """
-        _context(context)
+        encode(context)
         rules = self._open_reader().execute(
             "SELECT DISTINCT task_type, coalesce(condition, ''), priority FROM task_rules "
             "WHERE trigger_event = ? AND enabled ORDER BY id",
@@ -331,6 +296,13 @@ class BackgroundTaskManager(Crew):
         description: Optional[str] = None,
         priority: Union[TaskPriority, int] = TaskPriority.MEDIUM,
         context: Optional[dict[str, Any]] = None,
+        *,
+        delay: Union[float, timedelta, None] = None,
+        at: Union[datetime, float, None] = None,
+        retries: Optional[int] = None,
+        backoff: Union[float, timedelta, None] = None,
+        key: Optional[str] = None,
+        time_limit: Union[float, timedelta, None] = None,
     ) -> int:
         """Queue a task. It is committed when this returns; calls that come together share a commit.
 
@@ -339,18 +311,47 @@ class BackgroundTaskManager(Crew):
             description: For people.
             priority: A `TaskPriority`, or its number. Higher ones run first, equal ones in order.
             context: What the handler gets: a dict that JSON can express.
+            delay: Seconds before it may run.
+            at: When it may run: a datetime (local without a time zone), or seconds since the epoch.
+            retries: How often it is tried again if it fails; None = as its handler was registered.
+            backoff: Seconds before the first retry; None = as its handler was registered.
+            key: A second task with this key is not queued; the number of the first is returned.
+            time_limit: Seconds after which `current().cancelled` is true for its handler, and after which it has failed
+                however the handler ends. Asynchronous handlers are cancelled at that time.
 
         Returns:
             The task's number, unique in the file.
 
         Raises:
             TypeError: The context cannot be stored as JSON; nothing is queued.
-            ValueError: The priority is unknown.
+            ValueError: The priority is unknown, or another argument out of range.
             sqlite3.ProgrammingError: The manager is closed.
         """
-        number = self._core.enqueue(task_type, description, _priority(priority), _context(context))
-        assert number is not None  # only a key can be in the way
+        core = self._core
+        options = None
+        is_plain = delay is None and at is None and retries is None
+        if not (is_plain and backoff is None and key is None and time_limit is None):
+            given = {"delay": delay, "at": at, "retries": retries, "backoff": backoff, "key": key}
+            options = options_of(core.now, {**given, "time_limit": time_limit})
+        number = core.enqueue(task_type, description, number_of(priority), encode(context), options)
+        if number is None and key is not None:
+            number = core.task_of(key)
+        if number is None:
+            raise RuntimeError("the task was not queued, though nothing was in its way")
         return number
+
+    def queue_tasks(self, tasks: Iterable[Any]) -> list[int]:
+        """Queue many tasks in one transaction: all of them or, if anything is wrong with one, none.
+
+        Args:
+            tasks: A task each: its type, or a mapping of parameters of `queue_task()`, but no `key`.
+
+        Returns:
+            Their numbers, in order.
+        """
+        core = self._core
+        entries = [entry(task, core.now) for task in tasks]
+        return core.enqueue_many(json.dumps(entries)) if entries else []
 
     def cancel_task(self, task_id: int) -> bool:
         """Cancel a task that is still queued; whether it was.
@@ -399,6 +400,50 @@ class BackgroundTaskManager(Crew):
             if left <= 0:
                 raise TimeoutError(f"task {task_id} is {task['status']} after {timeout} s")
             core.wait_for_run(seen, left)
+
+    async def await_task(self, task_id: int, timeout: Optional[float] = None) -> dict[str, Any]:
+        """`wait()` for coroutines: the event loop goes on meanwhile.
+
+        Args:
+            task_id: As `queue_task()` returned it.
+            timeout: Seconds; None = without limit.
+        """
+        loop = asyncio.get_running_loop()
+        until = None if timeout is None else loop.time() + timeout
+        look_at, seen = 0.0, -1
+        while True:
+            runs = self._core.runs()
+            if runs != seen or loop.time() >= look_at:
+                seen, look_at = runs, loop.time() + _LOOK
+                try:
+                    return self.wait(task_id, 0)
+                except TimeoutError:
+                    if until is not None and loop.time() >= until:
+                        raise TimeoutError(f"task {task_id} has not ended after {timeout} s") from None
+            await asyncio.sleep(_PAUSE)
+
+    def request_cancel(self, task_id: int) -> bool:
+        """Ask a handler that runs in this process to end: `current().cancelled` becomes true for it.
+
+        Args:
+            task_id: As `queue_task()` returned it.
+
+        Returns:
+            Whether it is running here.
+        """
+        running = self._running.get(task_id)
+        if running is not None:
+            running._cancelled = True
+        return running is not None
+
+    def get_progress(self, task_id: int) -> Any:
+        """What the handler of a task that runs in this process told last by `current().progress()`, or None.
+
+        Args:
+            task_id: As `queue_task()` returned it.
+        """
+        running = self._running.get(task_id)
+        return None if running is None else running._progress
 
     # ---- looking ----
 
@@ -495,22 +540,6 @@ class BackgroundTaskManager(Crew):
 _COLUMNS = (
     "id, task_type, task_description, priority, status, context, result, error, created_at, started_at, completed_at"
 )
-
-
-def _count(value: Any, name: str) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{name} must be 0 or more, not {value}")
-    return value
-
-
-def _seconds(value: Any, name: str) -> float:
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and 0 or more, not {value}")
-    return float(value)
 
 
 _managers: weakref.WeakSet[BackgroundTaskManager] = weakref.WeakSet()

@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::hang;
 use super::sqlite::connection::path_of;
-use super::sqlite::pool::{Timeout, durability};
+use super::sqlite::pool::{Level, Timeout};
 use super::sqlite::write::{Writing, error_of};
-use super::sqlite::{errors, gil};
-use super::{hang, thread_ident};
+use super::sqlite::{actors, errors, gil};
 use crate::support::runtime;
 use crate::system::{self, CpuMeter, Usage};
-use crate::tasks::{Actor, Core, Ended, New, Options, Task, WriteError};
+use crate::tasks::{Actor, Core, Durability, Ended, New, Options, Task, WriteError};
 use crate::workers::scaler::{Decision, Limits, Load, decide};
 
 /// How long queueing waits for its turn to write.
@@ -105,7 +105,7 @@ impl TaskCore {
         if !self.core().is_watched() {
             py.detach(|| self.core().keep_watch());
         }
-        let actor = Actor::thread(thread_ident());
+        let actor = Actor::thread(actors::this_thread());
         let deadline = Timeout::of(TURN).deadline();
         let mut raised = None;
         let written = gil::attached(py, || body(self.core(), actor, deadline, Writing { raised: &mut raised }));
@@ -120,9 +120,9 @@ impl TaskCore {
 #[pymethods]
 impl TaskCore {
     #[new]
-    fn new(py: Python<'_>, path: &Bound<'_, PyAny>, durability: &str, shared: bool) -> PyResult<Self> {
-        let path = path_of(&py.import("os")?.call_method1("fspath", (path,))?)?;
-        let options = Options { durability: self::durability(durability)?, shared };
+    fn new(py: Python<'_>, path: &Bound<'_, PyAny>, durability: Level, shared: bool) -> PyResult<Self> {
+        let path = path_of(&py.import("os")?.call_method1("fspath", (path,))?, "db_path")?;
+        let options = Options { durability: durability.0.unwrap_or(Durability::Process), shared };
         let core = py.detach(|| Core::open(&path, &options)).map_err(|error| error_of(py, &error))?;
         Ok(Self { core: Some(core), cpu: Mutex::new(CpuMeter::new()) })
     }
@@ -137,6 +137,12 @@ impl TaskCore {
     #[getter]
     fn manager(&self) -> i64 {
         self.core().store().manager()
+    }
+
+    /// Microseconds since the epoch, on the engine's clock.
+    #[getter]
+    fn now(&self) -> i64 {
+        crate::support::clock::epoch_micros()
     }
 
     /// False in a forked child.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::identity::Identity;
 use super::schema;
 use super::state::{Caps, Event, Past, Status, after};
+use crate::sqlite::group::guard::Guard;
 use crate::sqlite::group::statement::Cache;
 use crate::sqlite::group::{Caller, Durability, Group, Params, Request, Value, WriteError, Written};
 use crate::sqlite::lane::{self, Actor, Key};
@@ -114,6 +115,8 @@ pub struct Store {
     step: Arc<str>,
     /// Reads of the writing connection.
     reads: Mutex<Cache>,
+    /// Of those: refuses nothing.
+    guard: Guard,
     /// As of the last look at what others wrote, and of the last count.
     version: Mutex<i64>,
     counted: Mutex<i64>,
@@ -170,7 +173,7 @@ impl Store {
         let lane = db.enter().lane().cloned();
         let lane = lane.unwrap_or_else(|| lane::of(Key::Memory(format!("tasks {}", db.id()))));
         let mut store = Self {
-            group: Group::new(Arc::clone(&db), lane),
+            group: Group::new(Arc::clone(&db), lane, None),
             db,
             path,
             is_uri,
@@ -182,6 +185,7 @@ impl Store {
             legacy: 0,
             step: schema::step(options.shared).into(),
             reads: Mutex::new(Cache::new()),
+            guard: Guard::default(),
             version: Mutex::new(-1),
             counted: Mutex::new(-1),
             handled: Mutex::new("[]".into()),
@@ -471,7 +475,7 @@ impl Store {
         if !self.db.is_open() {
             return Err(WriteError::Closed);
         }
-        let read = self.reads.lock().run(&self.db, &entered, &sql.into(), &Params::Positional(params))?;
+        let read = self.reads.lock().run(&self.db, &entered, &self.guard, &sql.into(), &Params::Positional(params))?;
         Ok(read.rows)
     }
 

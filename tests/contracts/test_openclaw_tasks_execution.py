@@ -210,17 +210,12 @@ def test_a_backlog_after_the_start_grows_between_3_and_5_seconds(make_manager): 
 def test_the_ramp_doubles_up_to_the_maximum(make_manager):
     manager = make_manager(max_workers=6, cpu_threshold=101, scaling_check_interval=0.2)
     release = blocked(manager, 60)
+    steps, grow = [], manager._grow
+    manager._grow = lambda to: (steps.append(to), grow(to))
     try:
         manager.start_workers()
-        seen = [1]
-
-        def grown():
-            if manager.current_workers != seen[-1]:
-                seen.append(manager.current_workers)
-            return seen[-1] == 6
-
-        eventually(grown, interval=0.002)
-        assert seen == [1, 2, 4, 6]
+        eventually(lambda: manager.current_workers == 6)
+        assert steps == [1, 2, 4, 6]
         stays(lambda: manager.current_workers == len(manager.workers) == 6, seconds=0.6)
     finally:
         release.set()

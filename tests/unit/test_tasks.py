@@ -6,16 +6,17 @@ import asyncio
 import sys
 import threading
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import Task, run
+from harness import Task, eventually, run, together
 
 from upshift.exceptions import NotInitialisedError
-from upshift.tasks import BackgroundTaskManager, current
+from upshift.tasks import BackgroundTaskManager, TaskPriority, current
 
 
 @pytest.fixture
@@ -127,6 +128,168 @@ def test_the_running_task(manager):
     task = manager.queue_task("t")
     manager.wait(task, 20)
     assert seen == [(task, "t", 1, False)]
+
+
+# Options
+
+
+def test_many_tasks_at_once(manager):
+    seen = []
+    manager.register_handler("t")(lambda context: seen.append(context.get("i")))
+    ids = manager.queue_tasks(["t", {"task_type": "t", "context": {"i": 1}, "priority": TaskPriority.HIGH}])
+    ids += manager.queue_tasks({"task_type": "t", "description": "d", "context": {"i": i}} for i in (2, 3))
+    assert ids == [1, 2, 3, 4]
+    assert manager.queue_tasks([]) == []
+    assert manager.get_task_status(3)["task_description"] == "d"
+    manager.start_workers()
+    manager.stop_workers(drain=True)
+    assert sorted(seen, key=str) == [1, 2, 3, None]
+    assert seen[0] == 1
+
+
+@pytest.mark.parametrize(
+    "task", [5, {"context": {}}, {"task_type": "t", "context": {"a": object()}}, {"task_type": "t", "strange": 1}]
+)
+def test_a_batch_with_a_fault_queues_nothing(manager, task):
+    with pytest.raises(TypeError):
+        manager.queue_tasks(["t", task])
+    assert manager.get_queued_tasks() == []
+
+
+def test_delays(manager):
+    manager.register_handler("t")(lambda context: time.time())
+    manager.start_workers()
+    begun = time.time()
+    later = manager.queue_task("t", delay=0.4)
+    at = manager.queue_task("t", at=datetime.fromtimestamp(begun + 0.2))
+    past = manager.queue_task("t", at=begun - 100)
+    batch = manager.queue_tasks([{"task_type": "t", "delay": timedelta(seconds=0.3)}])[0]
+    assert manager.get_task_status(later)["status"] == "queued"
+    waits = [manager.wait(task, 20)["result"] - begun for task in (past, at, batch, later)]
+    for wait, least in zip(waits, (0, 0.2, 0.3, 0.4)):
+        assert least - 0.01 <= wait < least + 1.5
+
+
+def test_a_delay_survives_a_restart(tmp_path):
+    with BackgroundTaskManager(tmp_path / "tasks.db") as manager:
+        task = manager.queue_task("t", delay=0.5)
+    with BackgroundTaskManager(tmp_path / "tasks.db") as manager:
+        manager.register_handler("t")(lambda context: 1)
+        manager.start_workers()
+        assert manager.get_task_status(task)["status"] == "queued"
+        assert manager.wait(task, 20)["result"] == 1
+
+
+def test_a_key_stands_for_one_task(manager):
+    first = manager.queue_task("t", key="a", context={"i": 1})
+    assert manager.queue_task("t", key="a", context={"i": 2}) == first
+    assert manager.queue_task("t", key="b") != first
+    assert len(manager.get_queued_tasks()) == 2
+    assert manager.get_task_status(first)["context"] == {"i": 1}
+    assert manager.get_task_status(first)["result"] is None
+
+
+def test_keys_under_concurrency(manager):
+    ids = together(lambda index: [manager.queue_task("t", key=str(i)) for i in range(30)], 6)
+    assert all(own == ids[0] for own in ids)
+    assert len(manager.get_queued_tasks()) == 30
+
+
+def test_retries_of_a_task_come_before_those_of_its_handler(manager):
+    calls = []
+
+    @manager.register_handler("t", retries=5, backoff=0)
+    def handler(context):
+        calls.append(current().attempt)
+        raise ValueError
+
+    manager.start_workers()
+    manager.wait(manager.queue_task("t", retries=1), 20)
+    assert calls == [1, 2]
+    calls.clear()
+    manager.wait(manager.queue_task("t", retries=0), 20)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delay": -1},
+        {"delay": float("inf")},
+        {"at": float("nan")},
+        {"retries": -1},
+        {"backoff": -1},
+        {"time_limit": -1},
+        {"delay": 1, "at": 1},
+    ],
+)
+def test_options_out_of_range(manager, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        manager.queue_task("t", **options)
+    assert manager.get_queued_tasks() == []
+
+
+@pytest.mark.parametrize("options", [{"delay": "1"}, {"at": "now"}, {"retries": 1.5}, {"key": 1}, {"time_limit": []}])
+def test_options_of_another_kind(manager, options):
+    with pytest.raises(TypeError, match=next(iter(options))):
+        manager.queue_task("t", **options)
+
+
+def test_a_time_limit(manager):
+    @manager.register_handler("patient")
+    def patient(context):
+        until = time.monotonic() + 10
+        while not current().cancelled and time.monotonic() < until:
+            time.sleep(0.005)
+        return "stopped by itself"
+
+    @manager.register_handler("async")
+    async def endless(context):
+        await asyncio.sleep(30)
+
+    manager.start_workers()
+    for kind in ("patient", "async"):
+        begun = time.monotonic()
+        task = manager.wait(manager.queue_task(kind, time_limit=0.2), 20)
+        assert (task["status"], task["error"]) == ("failed", "time limit of 0.2 s exceeded")
+        assert 0.15 < time.monotonic() - begun < 5
+    assert manager.wait(manager.queue_task("patient", time_limit=0), 20)["status"] == "failed"
+
+
+def test_cancelling_and_watching_a_handler(manager):
+    @manager.register_handler("t")
+    def handler(context):
+        current().progress({"done": 0.5})
+        until = time.monotonic() + 20
+        while not current().cancelled and time.monotonic() < until:
+            time.sleep(0.005)
+        return "ended early"
+
+    manager.start_workers()
+    task = manager.queue_task("t")
+    eventually(lambda: manager.get_progress(task) == {"done": 0.5})
+    assert manager.cancel_task(task) is False
+    assert manager.request_cancel(task) is True
+    assert manager.wait(task, 20)["result"] == "ended early"
+    assert manager.request_cancel(task) is False
+    assert manager.get_progress(task) is None
+
+
+def test_awaiting_tasks(manager):
+    manager.register_handler("t")(lambda context: context["i"])
+
+    async def main():
+        ids = [manager.queue_task("t", context={"i": i}) for i in range(20)]
+        found = await asyncio.gather(*(manager.await_task(task, 20) for task in ids))
+        assert [task["result"] for task in found] == list(range(20))
+        later = manager.queue_task("t", delay=60)
+        with pytest.raises(TimeoutError):
+            await manager.await_task(later, 0.1)
+        with pytest.raises(LookupError):
+            await manager.await_task(999)
+
+    manager.start_workers()
+    asyncio.run(main())
 
 
 # The object

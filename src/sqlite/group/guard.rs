@@ -27,7 +27,7 @@ unsafe impl Sync for Authorizer {}
 
 /// Told by SQLite what is compiled, and how transactions end.
 #[derive(Default)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     /// Asked about what is not refused.
     next: Option<Authorizer>,
     /// The statement of a request is being compiled: the group's own are let through.

@@ -10,7 +10,7 @@
 //! - [`statement`]: prepared statements and their results
 //! - [`writer`]: transactions of the writing connection
 
-mod guard;
+pub(crate) mod guard;
 mod request;
 pub(crate) mod statement;
 mod writer;
