@@ -19,6 +19,7 @@ import cache_memory
 import report
 import sqlite
 import sqlite_peers
+import tasks
 from timing import QUICK, Effort
 
 
@@ -33,7 +34,7 @@ def main() -> int:
     found = report.environment(sqlite_peers.libraries())
     rows: list[report.Row] = []
     wanted = options.rows.casefold()
-    for case in (*cache.cases(), *cache_memory.cases(), *cache_disk.cases(), *sqlite.cases()):
+    for case in (*cache.cases(), *cache_memory.cases(), *cache_disk.cases(), *sqlite.cases(), *tasks.cases()):
         if wanted in case.path.casefold():
             _say(case.path)
             measured = case.measure(effort)

@@ -16,6 +16,7 @@ from timing import Effort, median, ratio
 
 PEERS = ("cachebox", "moka-py", "theine", "cachetools", "diskcache")
 SQLITE_PEERS = ("apsw", "DBUtils", "SQLAlchemy", "peewee", "numpy", "pandas", "polars", "pyarrow")
+TASK_PEERS = ("huey",)
 OURS = "upshift"
 
 
@@ -142,7 +143,7 @@ def main_table(rows: Sequence[Row]) -> str:
 
 def environment(libraries: Mapping[str, str]) -> dict[str, str]:
     """The machine and all versions that matter; `libraries` are the SQLite libraries in this process."""
-    versions = {name: metadata.version(name) for name in ("upshift", *PEERS, *SQLITE_PEERS)}
+    versions = {name: metadata.version(name) for name in ("upshift", *PEERS, *SQLITE_PEERS, *TASK_PEERS)}
     return {
         "machine": f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
@@ -154,7 +155,7 @@ def environment(libraries: Mapping[str, str]) -> dict[str, str]:
 
 
 def heading(found: Mapping[str, str]) -> str:
-    versions = ", ".join(f"{name} {found[name]}" for name in ("upshift", *PEERS, *SQLITE_PEERS))
+    versions = ", ".join(f"{name} {found[name]}" for name in ("upshift", *PEERS, *SQLITE_PEERS, *TASK_PEERS))
     return (
         f"{found['machine']} (load {found['load']}); {found['python']}; {versions}.\n"
         f"SQLite of {found['sqlite']}.\n"

@@ -1,4 +1,4 @@
-"""The ``upshift`` command: ``run``, ``doctor``, ``demo``. Each imports only what it needs."""
+"""The ``upshift`` command: ``run``, ``doctor``, ``demo``, ``worker``. Each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return demo(args[1:]) or 0
 
+    if args[:1] == ["worker"]:
+        from upshift._tasks_cli import main as worker
+
+        return worker(args[1:])
+
     options = _parser().parse_args(args)
     if options.version:
         from importlib.metadata import version
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upshift", description="Native parts under the names your program imports.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="run | doctor | demo")
+    commands = parser.add_subparsers(dest="command", metavar="run | doctor | demo | worker")
     commands.add_parser("run", add_help=False, help="run a Python program on upshift, unchanged")
     doctor = commands.add_parser(
         "doctor",
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("path", help="a file, or a folder that is scanned for *.py")
     doctor.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     commands.add_parser("demo", add_help=False, help="scan real sources with a cached application, cold and warm")
+    commands.add_parser("worker", add_help=False, help="run the tasks of a task manager's file")
     return parser
 
 

@@ -483,8 +483,11 @@ class BackgroundTaskManager(Crew):
 
     def get_running_tasks(self) -> list[dict[str, Any]]:
         """Tasks that are running, in the same form."""
+        # Those of the original system have no lease.
         return self._rows(
-            f"SELECT {_COLUMNS} FROM background_tasks WHERE status = 'running' ORDER BY priority DESC, created_at, id"
+            f"SELECT {_COLUMNS} FROM background_tasks WHERE status = 'running' AND (id IN (SELECT task FROM "
+            "upshift_leases WHERE state = 1) OR id <= (SELECT value FROM upshift_meta WHERE name = 'legacy')) "
+            "ORDER BY priority DESC, created_at, id"
         )
 
     def get_attempts(self, task_id: int) -> list[dict[str, Any]]:
@@ -507,6 +510,17 @@ class BackgroundTaskManager(Crew):
         )
 
     # ---- the end ----
+
+    def share(self) -> None:
+        """Also run tasks that other managers queued, as with `shared=True`. Only while workers are stopped."""
+        if self.running:
+            raise RuntimeError("share() is for a manager whose workers are stopped")
+        self._core.share()
+        self._options = (self._options[0], True)
+
+    def abandon(self) -> None:
+        """Close at once: what is running is given back, to be run again, and is not recorded here any more."""
+        self._close(0.0, gives_back=True)
 
     def close(self) -> None:
         """Stop workers and close the file; what is queued is for other managers then. Idempotent."""

@@ -196,6 +196,11 @@ impl TaskCore {
         self.core().store().set_handled(kinds);
     }
 
+    /// Tasks of other managers are claimed too, from now on.
+    fn share(&self) {
+        self.core().store().share();
+    }
+
     /// Lets workers run.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         self.run(py, Core::start)

@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS task_rules (
     priority INTEGER DEFAULT 2,
     enabled INTEGER DEFAULT 1
 );
-CREATE INDEX IF NOT EXISTS upshift_active ON background_tasks (status) WHERE status = 'queued' OR status = 'running';
+CREATE INDEX IF NOT EXISTS upshift_queued ON background_tasks (status) WHERE status = 'queued';
 CREATE TABLE IF NOT EXISTS upshift_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS upshift_managers (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -81,6 +81,13 @@ CREATE TABLE IF NOT EXISTS upshift_dead_letters (
     died_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS upshift_keys (key TEXT PRIMARY KEY, task INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// Makes a file that is empty. A commit writes every page it changes, whole, to the log: small pages make it short, and
+/// rows of tasks are small.
+pub const FIRST: &str = "
+PRAGMA page_size = 2048;
+CREATE TABLE IF NOT EXISTS upshift_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 ";
 
 /// What is in the file before its first opening was queued by the original system, years ago maybe: tasks up to this one

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -108,11 +108,13 @@ pub struct Store {
     is_uri: bool,
     identity: Identity,
     manager: i64,
-    shared: bool,
+    shared: AtomicBool,
     durability: Durability,
     tokens: AtomicU64,
     legacy: i64,
-    step: Arc<str>,
+    /// Steps that claim tasks of this manager only, and of any.
+    own: Arc<str>,
+    any: Arc<str>,
     /// Reads of the writing connection.
     reads: Mutex<Cache>,
     /// Of those: refuses nothing.
@@ -130,6 +132,11 @@ fn open(path: &Path, durability: Durability) -> Result<(Arc<Db>, PathBuf, bool),
     if !path.as_os_str().is_empty() && path != Path::new(":memory:") {
         let cannot = |_| Failure::of_code(raw::SQLITE_CANTOPEN);
         let path = std::path::absolute(path).map_err(cannot)?;
+        if std::fs::metadata(&path).map_or(true, |found| found.len() == 0) {
+            let new = Db::open(&path, &Open::default())?;
+            // Refused only while another process does the same, and then it is done.
+            drop(execute(&new, schema::FIRST));
+        }
         let db = Opener::new(&path, durability).map_err(cannot)?.open(None)?;
         return Ok((db, path, false));
     }
@@ -179,11 +186,12 @@ impl Store {
             is_uri,
             identity: Identity::own(),
             manager: 0,
-            shared: options.shared,
+            shared: AtomicBool::new(options.shared),
             durability: options.durability,
             tokens: AtomicU64::new(0),
             legacy: 0,
-            step: schema::step(options.shared).into(),
+            own: schema::step(false).into(),
+            any: schema::step(true).into(),
             reads: Mutex::new(Cache::new()),
             guard: Guard::default(),
             version: Mutex::new(-1),
@@ -212,7 +220,12 @@ impl Store {
     }
 
     pub fn is_shared(&self) -> bool {
-        self.shared
+        self.shared.load(Ordering::Relaxed)
+    }
+
+    /// Claims tasks of other managers too, from now on.
+    pub fn share(&self) {
+        self.shared.store(true, Ordering::Relaxed);
     }
 
     pub fn is_ours(&self) -> bool {
@@ -297,7 +310,11 @@ impl Store {
             }
         };
         params.extend([i64::from(claims).into(), state.into(), due]);
-        let request = self.request(Arc::clone(&self.step), params, Actor::thread(u64::MAX / 2 + worker));
+        let request = self.request(
+            Arc::clone(if self.is_shared() { &self.any } else { &self.own }),
+            params,
+            Actor::thread(u64::MAX / 2 + worker),
+        );
         let written = self.group.write(request, Some(clock::now() + TURN), || false)?;
         let ended = done.map(|done| done.task);
         let mut step = Step::default();
@@ -340,7 +357,7 @@ impl Store {
         if std::mem::replace(&mut *self.counted.lock(), now) != now {
             self.write(schema::STALE, vec![self.manager.into()])?;
         }
-        let found = match self.shared {
+        let found = match self.is_shared() {
             true => self.number(schema::DEPTH_OF_ALL, vec![])?,
             false => self.number(schema::DEPTH, vec![self.manager.into()])?,
         };

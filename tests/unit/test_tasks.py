@@ -141,6 +141,7 @@ def test_many_tasks_at_once(manager):
     assert ids == [1, 2, 3, 4]
     assert manager.queue_tasks([]) == []
     assert manager.get_task_status(3)["task_description"] == "d"
+    manager.max_workers = 1
     manager.start_workers()
     manager.stop_workers(drain=True)
     assert sorted(seen, key=str) == [1, 2, 3, None]
