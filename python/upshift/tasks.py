@@ -303,6 +303,7 @@ class BackgroundTaskManager(Crew):
         backoff: Union[float, timedelta, None] = None,
         key: Optional[str] = None,
         time_limit: Union[float, timedelta, None] = None,
+        connection: Any = None,
     ) -> int:
         """Queue a task. It is committed when this returns; calls that come together share a commit.
 
@@ -318,6 +319,8 @@ class BackgroundTaskManager(Crew):
             key: A second task with this key is not queued; the number of the first is returned.
             time_limit: Seconds after which `current().cancelled` is true for its handler, and after which it has failed
                 however the handler ends. Asynchronous handlers are cancelled at that time.
+            connection: A connection to the same file: the task is queued by the transaction that is open there, and is
+                there once that is committed. Workers find it within a second then. With a delay, but no other option.
 
         Returns:
             The task's number, unique in the file.
@@ -328,6 +331,13 @@ class BackgroundTaskManager(Crew):
             sqlite3.ProgrammingError: The manager is closed.
         """
         core = self._core
+        if connection is not None:
+            others = (retries, backoff, key, time_limit)
+            if any(value is not None for value in others):
+                raise ValueError("with connection, a task has no retries, backoff, key or time_limit of its own")
+            row = (task_type, description, number_of(priority), encode(context))
+            due = options_of(core.now, {"delay": delay, "at": at})
+            return self._queue_through(connection, row, None if due is None else json.loads(due).get("due"))
         options = None
         is_plain = delay is None and at is None and retries is None
         if not (is_plain and backoff is None and key is None and time_limit is None):
@@ -338,6 +348,17 @@ class BackgroundTaskManager(Crew):
             number = core.task_of(key)
         if number is None:
             raise RuntimeError("the task was not queued, though nothing was in its way")
+        return number
+
+    def _queue_through(self, connection: Any, row: tuple[Any, ...], due: int | None) -> int:
+        if not isinstance(row[0], str):
+            raise TypeError(f"task_type must be a str, not {type(row[0]).__name__}")
+        sql = "INSERT INTO background_tasks (task_type, task_description, priority, context) VALUES (?, ?, ?, ?)"
+        number: int = connection.execute(sql, row).lastrowid
+        connection.execute(
+            "INSERT INTO upshift_leases (task, manager, state, priority, kind, due) VALUES (?, ?, ?, ?, ?, ?)",
+            (number, self._core.manager, 0 if due is None else 2, row[2], row[0], due),
+        )
         return number
 
     def queue_tasks(self, tasks: Iterable[Any]) -> list[int]:

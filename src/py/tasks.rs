@@ -331,17 +331,22 @@ fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
+fn call(job: Py<PyAny>) {
+    // If the interpreter is gone, so is what it was for.
+    Python::try_attach(|py| {
+        let job = job.into_bound(py);
+        if let Err(error) = hang::call(&job, &PyTuple::empty(py), None) {
+            error.write_unraisable(py, Some(&job));
+        }
+    });
+}
+
 /// Calls `job()` on a background thread after `delay` seconds. What it raises goes to `sys.unraisablehook`.
 #[pyfunction]
 fn tasks_call_later(delay: f64, job: Py<PyAny>) -> PyResult<()> {
     runtime::after(duration(delay), move || {
-        // If the interpreter is gone, so is what it was for.
-        Python::try_attach(|py| {
-            let job = job.into_bound(py);
-            if let Err(error) = hang::call(&job, &PyTuple::empty(py), None) {
-                error.write_unraisable(py, Some(&job));
-            }
-        });
+        // It may have to wait for the interpreter, and signs of life are not to wait behind it.
+        drop(runtime::spawn_long(move || call(job)));
     })?;
     Ok(())
 }

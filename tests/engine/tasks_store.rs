@@ -174,6 +174,29 @@ fn a_clock_that_jumps_takes_no_lease() {
 }
 
 #[test]
+fn a_manager_that_falls_silent_is_taken_for_dead_and_may_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let (silent, other) = (open(&path), Core::open(&path, &options(false)).unwrap());
+    other.store().set_handled("[\"t\"]");
+    put(&silent, new("t", 2));
+    put(&silent, new("t", 2));
+    let late = claim(&silent).unwrap();
+    assert_eq!(other.recover(false, false).unwrap(), 0);
+    clock::travel(20_000_000_000);
+    assert_eq!(other.recover(false, false).unwrap(), 0);
+    clock::travel(6_000_000_000);
+    assert_eq!(other.recover(false, false).unwrap(), 2);
+    // It comes back: it cannot record what it was running, and is known again.
+    assert!(!end(&silent, &late, completed()));
+    silent.beat().unwrap();
+    assert_eq!(other.store().others().unwrap().len(), 1);
+    put(&silent, new("t", 2));
+    assert_eq!(other.recover(false, false).unwrap(), 0);
+    assert_eq!(silent.depth().unwrap(), 1);
+}
+
+#[test]
 fn a_key_queues_one_task() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder.path().join("a.db"));

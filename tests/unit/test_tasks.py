@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 import time
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness import Task, eventually, run, together
 
+import upshift.sqlite
 from upshift.exceptions import NotInitialisedError
 from upshift.tasks import BackgroundTaskManager, TaskPriority, current
 
@@ -234,6 +236,28 @@ def test_options_out_of_range(manager, options):
 def test_options_of_another_kind(manager, options):
     with pytest.raises(TypeError, match=next(iter(options))):
         manager.queue_task("t", **options)
+
+
+def test_queueing_in_a_transaction_of_ones_own(manager):
+    manager.register_handler("t")(lambda context: context["i"])
+    manager.start_workers()
+    with closing(upshift.sqlite.connect(manager.db_path, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO orders VALUES (1)")
+        lost = manager.queue_task("t", context={"i": 1}, connection=connection)
+        connection.execute("ROLLBACK")
+        assert manager.get_task_status(lost) is None
+        connection.execute("BEGIN")
+        connection.execute("INSERT INTO orders VALUES (2)")
+        kept = manager.queue_task("t", context={"i": 2}, connection=connection)
+        later = manager.queue_task("t", context={"i": 3}, delay=0.2, connection=connection)
+        assert manager.get_queued_tasks() == []
+        connection.execute("COMMIT")
+        with pytest.raises(ValueError, match="connection"):
+            manager.queue_task("t", key="k", connection=connection)
+    assert manager.wait(kept, 20)["result"] == 2
+    assert manager.wait(later, 20)["result"] == 3
 
 
 def test_a_time_limit(manager):
