@@ -356,8 +356,8 @@ class BackgroundTaskManager(Crew):
         sql = "INSERT INTO background_tasks (task_type, task_description, priority, context) VALUES (?, ?, ?, ?)"
         number: int = connection.execute(sql, row).lastrowid
         connection.execute(
-            "INSERT INTO upshift_leases (task, manager, state, priority, kind, due) VALUES (?, ?, ?, ?, ?, ?)",
-            (number, self._core.manager, 0 if due is None else 2, row[2], row[0], due),
+            "INSERT INTO upshift_leases (task, manager, state, rank, kind, due) VALUES (?, ?, ?, ?, ?, ?)",
+            (number, self._core.manager, 0 if due is None else 2, -row[2], row[0], due),
         )
         return number
 
@@ -498,17 +498,21 @@ class BackgroundTaskManager(Crew):
 
     def get_queued_tasks(self) -> list[dict[str, Any]]:
         """Tasks that are queued, in the order in which they will run; `context` and `result` as JSON text."""
-        return self._rows(
-            f"SELECT {_COLUMNS} FROM background_tasks WHERE status = 'queued' ORDER BY priority DESC, created_at, id"
-        )
+        self._core.look()
+        return self._active("queued", "state <> 1")
 
     def get_running_tasks(self) -> list[dict[str, Any]]:
         """Tasks that are running, in the same form."""
-        # Those of the original system have no lease.
+        return self._active("running", "state = 1")
+
+    def _active(self, status: str, state: str) -> list[dict[str, Any]]:
+        """By their leases: there is no index on the status, and most rows have ended. What the original system left has
+        no lease."""
         return self._rows(
-            f"SELECT {_COLUMNS} FROM background_tasks WHERE status = 'running' AND (id IN (SELECT task FROM "
-            "upshift_leases WHERE state = 1) OR id <= (SELECT value FROM upshift_meta WHERE name = 'legacy')) "
-            "ORDER BY priority DESC, created_at, id"
+            f"SELECT {_COLUMNS} FROM background_tasks WHERE status = ? AND (id IN (SELECT task FROM upshift_leases "
+            f"WHERE {state}) OR id <= (SELECT value FROM upshift_meta WHERE name = 'legacy')) "
+            "ORDER BY priority DESC, created_at, id",
+            status,
         )
 
     def get_attempts(self, task_id: int) -> list[dict[str, Any]]:

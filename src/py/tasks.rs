@@ -292,6 +292,11 @@ impl TaskCore {
         self.run(py, |core| core.store().depth())
     }
 
+    /// Looks at what others wrote, if they did.
+    fn look(&self, py: Python<'_>) -> PyResult<()> {
+        self.run(py, |core| core.look())
+    }
+
     fn cancel(&self, py: Python<'_>, task: i64) -> PyResult<bool> {
         self.run(py, |core| core.store().cancel(task))
     }

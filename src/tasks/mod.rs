@@ -118,7 +118,12 @@ impl Core {
 
     /// For a worker: records how its last task ended and waits for the next one. `None`: it is to leave.
     pub fn next(self: &Arc<Self>, worker: u64, ended: Option<(&Task, Ended)>) -> Option<Task> {
-        let mut done = ended.map(|(task, ended)| Done { task: task.id, token: task.token, end: end_of(task, ended) });
+        let mut done = ended.map(|(task, ended)| Done {
+            task: task.id,
+            token: task.token,
+            rank: task.rank,
+            end: end_of(task, ended),
+        });
         let (mut pause, mut tries) = (PAUSE, 0);
         loop {
             let news = match &done {
@@ -204,9 +209,9 @@ impl Core {
     /// Takes over what dead managers left, and rows of foreign SQL. `all`: also types without a handler here. `legacy`:
     /// also what was in the file before upshift first opened it. Returns how many tasks were taken over.
     pub fn recover(&self, all: bool, legacy: bool) -> Result<usize, WriteError> {
-        let mut adopted = self.store.reconcile(legacy)?;
+        self.store.reconcile(legacy)?;
         self.bury_the_dead(true)?;
-        adopted += self.store.adopt(all || legacy)?;
+        let adopted = self.store.adopt(all || legacy)?;
         if adopted > 0 {
             self.crew.tell();
         }

@@ -5,7 +5,8 @@
 //! statement of anybody else does to the users' tables what it says and nothing more.
 //!
 //! A lease is there for each task that is queued or running. Its `state` drives the task's status:
-//! 0 ready, 1 running, 2 waits for `due`, 4 has ended (only within the statement that ends it).
+//! 0 ready, 1 running, 2 waits for `due`, 4 has ended (only within the statement that ends it). Leases lie in the order in
+//! which they are claimed (`rank` is the priority, negative), so that a commit writes few pages.
 
 /// Executed in one transaction when a file is opened.
 pub const TABLES: &str = "
@@ -30,7 +31,6 @@ CREATE TABLE IF NOT EXISTS task_rules (
     priority INTEGER DEFAULT 2,
     enabled INTEGER DEFAULT 1
 );
-CREATE INDEX IF NOT EXISTS upshift_queued ON background_tasks (status) WHERE status = 'queued';
 CREATE TABLE IF NOT EXISTS upshift_meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS upshift_managers (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -42,10 +42,10 @@ CREATE TABLE IF NOT EXISTS upshift_managers (
     since TIMESTAMP DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS upshift_leases (
-    task INTEGER PRIMARY KEY,
     manager INTEGER NOT NULL,
     state INTEGER NOT NULL DEFAULT 0,
-    priority INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    task INTEGER NOT NULL,
     kind TEXT NOT NULL,
     token INTEGER NOT NULL DEFAULT 0,
     attempt INTEGER NOT NULL DEFAULT 0,
@@ -58,9 +58,9 @@ CREATE TABLE IF NOT EXISTS upshift_leases (
     time_limit REAL,
     outcome TEXT,
     result,
-    error TEXT
-);
-CREATE INDEX IF NOT EXISTS upshift_ready ON upshift_leases (manager, priority DESC, task) WHERE state = 0;
+    error TEXT,
+    PRIMARY KEY (manager, state, rank, task)
+) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS upshift_due ON upshift_leases (due) WHERE state = 2;
 CREATE TABLE IF NOT EXISTS upshift_attempts (
     id INTEGER PRIMARY KEY,
@@ -104,15 +104,15 @@ pub fn triggers(manager: i64) -> String {
 CREATE TEMP TRIGGER upshift_enqueued AFTER INSERT ON main.background_tasks
 WHEN new.result IS NULL AND new.status = 'queued'
 BEGIN
-    INSERT INTO upshift_leases (task, manager, priority, kind) VALUES (new.id, {manager}, new.priority, new.task_type);
+    INSERT INTO upshift_leases (task, manager, rank, kind) VALUES (new.id, {manager}, -new.priority, new.task_type);
 END;
 
 -- What has no column of its own comes in `result`, which a new task has no use for.
 CREATE TEMP TRIGGER upshift_enqueued_with_options AFTER INSERT ON main.background_tasks
 WHEN new.result IS NOT NULL AND new.status = 'queued'
 BEGIN
-    INSERT INTO upshift_leases (task, manager, state, priority, kind, due, retries, backoff, time_limit) VALUES (
-        new.id, {manager}, CASE WHEN json_extract(new.result, '$.due') IS NULL THEN 0 ELSE 2 END, new.priority, new.task_type,
+    INSERT INTO upshift_leases (task, manager, state, rank, kind, due, retries, backoff, time_limit) VALUES (
+        new.id, {manager}, CASE WHEN json_extract(new.result, '$.due') IS NULL THEN 0 ELSE 2 END, -new.priority, new.task_type,
         json_extract(new.result, '$.due'), json_extract(new.result, '$.retries'), json_extract(new.result, '$.backoff'), json_extract(new.result, '$.time_limit')
     );
     INSERT INTO upshift_keys (key, task) SELECT json_extract(new.result, '$.key'), new.id WHERE json_extract(new.result, '$.key') IS NOT NULL;
@@ -122,7 +122,8 @@ END;
 CREATE TEMP TRIGGER upshift_cancelled AFTER UPDATE OF status ON main.background_tasks
 WHEN new.status = 'cancelled' AND old.status = 'queued'
 BEGIN
-    DELETE FROM upshift_leases WHERE task = new.id;
+    DELETE FROM upshift_leases WHERE task = new.id AND rank = -old.priority AND state IN (0, 2)
+        AND manager IN (SELECT 0 UNION ALL SELECT id FROM upshift_managers);
 END;
 
 CREATE TEMP TRIGGER upshift_claimed AFTER UPDATE OF state ON main.upshift_leases
@@ -147,7 +148,8 @@ WHEN new.state = 4 AND new.outcome = 'completed' AND new.attempt = 1
 BEGIN
     UPDATE background_tasks SET status = 'completed', result = new.result, completed_at = CURRENT_TIMESTAMP
         WHERE id = new.task;
-    DELETE FROM upshift_leases WHERE task = new.task;
+    DELETE FROM upshift_leases
+        WHERE manager = new.manager AND state = new.state AND rank = new.rank AND task = new.task;
 END;
 
 CREATE TEMP TRIGGER upshift_ended AFTER UPDATE OF state ON main.upshift_leases
@@ -164,7 +166,8 @@ BEGIN
         SELECT new.task, new.kind, CASE WHEN new.crashes > old.crashes THEN 'crashed' ELSE 'failed' END, new.error,
             new.attempt
         WHERE new.outcome = 'failed';
-    DELETE FROM upshift_leases WHERE task = new.task;
+    DELETE FROM upshift_leases
+        WHERE manager = new.manager AND state = new.state AND rank = new.rank AND task = new.task;
 END;
 "
     )
@@ -188,26 +191,27 @@ pub const TASK_OF_KEY: &str = "SELECT task FROM upshift_keys WHERE key = ?1";
 /// Ends one run of a task, claims the next task, or both in one commit.
 ///
 /// ?1 manager, ?2 new token, ?3 types with handlers (JSON); of the task that ended, or 0: ?4 number, ?5 token, ?6 outcome,
-/// ?7 result, ?8 error, ?10 its new state, ?11 when it is due; ?9 how many to claim.
+/// ?7 result, ?8 error, ?10 its new state, ?11 when it is due, ?12 its rank; ?9 how many to claim.
 pub fn step(shared: bool) -> String {
     let eligible = "(x.adopted = 0 OR x.kind IN (SELECT value FROM json_each(?3)))";
     let next = if shared {
         // The first of each manager's queue, and the first of those.
         format!(
-            "SELECT l.task FROM (SELECT 0 AS id UNION ALL SELECT id FROM upshift_managers) m
-             CROSS JOIN upshift_leases l ON l.task = (
-                 SELECT x.task FROM upshift_leases x CROSS JOIN background_tasks t ON t.id = x.task
+            "SELECT l.manager, l.state, l.rank, l.task FROM (SELECT 0 AS id UNION ALL SELECT id FROM upshift_managers) m
+             CROSS JOIN upshift_leases l ON l.manager = m.id AND l.state = 0 AND (l.rank, l.task) = (
+                 SELECT x.rank, x.task FROM upshift_leases x CROSS JOIN background_tasks t ON t.id = x.task
                  WHERE x.manager = m.id AND x.state = 0 AND t.status = 'queued'
                      AND ((m.id = ?1 AND {eligible}) OR x.kind IN (SELECT value FROM json_each(?3)))
-                 ORDER BY x.priority DESC, x.task LIMIT 1
+                 ORDER BY x.rank, x.task LIMIT 1
              )
-             ORDER BY l.priority DESC, l.task LIMIT ?9"
+             ORDER BY l.rank, l.task LIMIT ?9"
         )
     } else {
         format!(
-            "SELECT x.task FROM upshift_leases x CROSS JOIN background_tasks t ON t.id = x.task
+            "SELECT x.manager, x.state, x.rank, x.task FROM upshift_leases x
+             CROSS JOIN background_tasks t ON t.id = x.task
              WHERE x.manager = ?1 AND x.state = 0 AND t.status = 'queued' AND {eligible}
-             ORDER BY x.priority DESC, x.task LIMIT ?9"
+             ORDER BY x.rank, x.task LIMIT ?9"
         )
     };
     format!(
@@ -222,10 +226,10 @@ pub fn step(shared: bool) -> String {
             outcome = CASE WHEN task = ?4 THEN ?6 END,
             result = CASE WHEN task = ?4 THEN ?7 END,
             error = CASE WHEN task = ?4 THEN ?8 END
-         WHERE task IN (?4, ({next}))
-            AND (task <> ?4 OR (token = ?5 AND state = 1
+         WHERE ((manager = ?1 AND state = 1 AND rank = ?12 AND task = ?4) OR (manager, state, rank, task) = ({next}))
+            AND (task <> ?4 OR (token = ?5
                 AND EXISTS (SELECT 1 FROM background_tasks t WHERE t.id = ?4 AND t.status = 'running')))
-         RETURNING task, kind, attempt, failures, retries, backoff, time_limit, adopted,
+         RETURNING task, kind, attempt, failures, retries, backoff, time_limit, adopted, rank,
             (SELECT context FROM background_tasks t WHERE t.id = upshift_leases.task)"
     )
 }
@@ -274,17 +278,16 @@ pub const ADOPT: &str = "
 UPDATE upshift_leases SET manager = ?1, adopted = 1
 WHERE manager = 0 AND (?3 OR kind IN (SELECT value FROM json_each(?2)))";
 
-/// Rows that foreign SQL made, without a lease; after the watermark ?4 unless ?3.
+/// Rows that foreign SQL queued, without a lease; after the watermark ?1. They are nobody's at first.
 pub const FOREIGN: &str = "
-INSERT INTO upshift_leases (task, manager, priority, kind, adopted)
-SELECT t.id, ?1, coalesce(t.priority, 2), t.task_type, 1 FROM background_tasks t
-WHERE t.status = 'queued' AND (?3 OR (t.id > ?4 AND t.task_type IN (SELECT value FROM json_each(?2))))
-    AND NOT EXISTS (SELECT 1 FROM upshift_leases l WHERE l.task = t.id)";
+INSERT INTO upshift_leases (task, manager, rank, kind, adopted)
+SELECT t.id, 0, -coalesce(t.priority, 2), t.task_type, 1 FROM background_tasks t
+WHERE t.id > ?1 AND t.status = 'queued' AND t.id NOT IN (SELECT task FROM upshift_leases)";
 /// The same for those that somebody left running: it is taken for a crash.
 pub const FOREIGN_RUNS: &str = "
-INSERT INTO upshift_leases (task, manager, priority, kind, adopted, state, attempt, token)
-SELECT t.id, ?1, coalesce(t.priority, 2), t.task_type, 1, 1, 1, -t.id FROM background_tasks t
-WHERE t.status = 'running' AND NOT EXISTS (SELECT 1 FROM upshift_leases l WHERE l.task = t.id)";
+INSERT INTO upshift_leases (task, manager, rank, kind, adopted, state, attempt, token)
+SELECT t.id, ?1, -coalesce(t.priority, 2), t.task_type, 1, 1, 1, -t.id FROM background_tasks t
+WHERE t.status = 'running' AND t.id NOT IN (SELECT task FROM upshift_leases)";
 /// Leases of tasks that foreign SQL cancelled, ended or deleted.
 pub const STALE: &str = "
 DELETE FROM upshift_leases WHERE manager = ?1 AND state IN (0, 2)

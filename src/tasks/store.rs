@@ -25,6 +25,8 @@ const OPENING: Duration = Duration::from_secs(30);
 const BUSY_STEP: Duration = Duration::from_millis(1);
 /// How long background work waits for its turn to write; then it is tried again.
 const TURN: u64 = 30_000_000_000;
+/// The same for what need not be done now.
+const MOMENT: u64 = 20_000_000;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct Task {
     /// Proves that the lease is still this claim's.
     pub token: i64,
     pub attempt: i64,
+    /// The priority, negative.
+    pub rank: i64,
     pub failures: u32,
     pub retries: Option<u32>,
     pub backoff: Option<f64>,
@@ -60,6 +64,7 @@ pub struct Task {
 pub struct Done {
     pub task: i64,
     pub token: i64,
+    pub rank: i64,
     pub end: End,
 }
 
@@ -295,7 +300,7 @@ impl Store {
                 params.extend([0.into(), 0.into(), Value::Null, Value::Null, Value::Null]);
                 (0, Value::Null)
             }
-            Some(Done { task, token, end }) => {
+            Some(Done { task, token, end, .. }) => {
                 params.extend([(*task).into(), (*token).into()]);
                 let (outcome, result, error) = match end {
                     End::Completed(result) => (Status::Completed, Some(result), None),
@@ -309,7 +314,8 @@ impl Store {
                 }
             }
         };
-        params.extend([i64::from(claims).into(), state.into(), due]);
+        let rank = done.map_or(0, |done| done.rank);
+        params.extend([i64::from(claims).into(), state.into(), due, rank.into()]);
         let request = self.request(
             Arc::clone(if self.is_shared() { &self.any } else { &self.own }),
             params,
@@ -334,7 +340,8 @@ impl Store {
                 backoff: real(&row[5]),
                 time_limit: real(&row[6]),
                 adopted: integer(&row[7]) != 0,
-                context: text(&row[8]),
+                rank: integer(&row[8]),
+                context: text(&row[9]),
             });
         }
         Ok(step)
@@ -355,7 +362,7 @@ impl Store {
     pub fn depth(&self) -> Result<usize, WriteError> {
         let now = self.number(schema::DATA_VERSION, vec![])?.unwrap_or_default();
         if std::mem::replace(&mut *self.counted.lock(), now) != now {
-            self.write(schema::STALE, vec![self.manager.into()])?;
+            self.tidy(schema::STALE, vec![self.manager.into()])?;
         }
         let found = match self.is_shared() {
             true => self.number(schema::DEPTH_OF_ALL, vec![])?,
@@ -440,18 +447,22 @@ impl Store {
         Ok(self.write(schema::ADOPT, params)?.rowcount.max(0) as usize)
     }
 
-    /// Takes over what foreign SQL queued, and drops leases of what it took out. `legacy`: also what was there before
-    /// upshift first opened the file. Returns how many were taken over.
-    pub fn reconcile(&self, legacy: bool) -> Result<usize, WriteError> {
-        self.write(schema::STALE, vec![self.manager.into()])?;
-        let params = vec![self.manager.into(), self.handled(), i64::from(legacy).into(), self.legacy.into()];
-        let adopted = self.write(schema::FOREIGN, params)?.rowcount.max(0) as usize;
-        if legacy {
-            // In the name of nobody, so that what follows is the same as for any other crash.
-            self.write(schema::FOREIGN_RUNS, vec![NOBODY.into()])?;
-            self.bury(NOBODY, "the process that ran it ended without a record")?;
+    /// Gives leases to what foreign SQL queued, and drops those of what it took out. `legacy`: also to what was there before
+    /// upshift first opened the file. They are nobody's then: see [`adopt`](Self::adopt).
+    ///
+    /// Without `legacy` it does not wait for others that write. Returns whether it was done.
+    pub fn reconcile(&self, legacy: bool) -> Result<bool, WriteError> {
+        if !legacy {
+            return Ok(self.tidy(schema::STALE, vec![self.manager.into()])?
+                && self.tidy(schema::FOREIGN, vec![self.legacy.into()])?);
         }
-        Ok(adopted)
+        self.write(schema::STALE, vec![self.manager.into()])?;
+        self.write(schema::FOREIGN, vec![0.into()])?;
+        // In the name of nobody, so that what follows is the same as for any other crash.
+        self.write(schema::FOREIGN_RUNS, vec![NOBODY.into()])?;
+        self.bury(NOBODY, "the process that ran it ended without a record")?;
+
+        Ok(true)
     }
 
     /// Leaves the file: what is queued is for others from now on. `gives_back`: also what is running.
@@ -481,6 +492,17 @@ impl Store {
         // Of nobody who could have the lane.
         let request = self.request(sql.into(), params, Actor::thread(u64::MAX / 2));
         self.group.write(request, Some(clock::now() + TURN), || false)
+    }
+
+    /// What may as well be done later: not while others write. Whether it was done.
+    fn tidy(&self, sql: &str, params: Vec<Value>) -> Result<bool, WriteError> {
+        let request = self.request(sql.into(), params, Actor::thread(u64::MAX / 2));
+        match self.group.write(request, Some(clock::now() + MOMENT), || false) {
+            Ok(_) => Ok(true),
+            Err(WriteError::Lane(_)) => Ok(false),
+            Err(WriteError::Sqlite(failure)) if failure.primary() == raw::SQLITE_BUSY => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn read(&self, sql: &str, params: Vec<Value>) -> Result<Vec<Vec<Value>>, WriteError> {

@@ -90,7 +90,7 @@ impl Core {
     }
 
     /// Looks at what others wrote, if they did.
-    fn look(&self) -> Result<(), WriteError> {
+    pub fn look(&self) -> Result<(), WriteError> {
         let changed = self.store.has_changed()?;
         let mut watch = self.watch.lock();
         watch.is_changed |= changed;
@@ -101,9 +101,11 @@ impl Core {
         }
         drop(watch);
         if is_due {
-            let adopted = self.store.reconcile(false);
+            let done = self.store.reconcile(false);
             self.watch.lock().rest_until = clock::now() + SHARE * clock::now().saturating_sub(now);
-            adopted?;
+            if !done? {
+                self.watch.lock().is_changed = true;
+            }
         }
         if changed {
             self.crew.tell();

@@ -28,7 +28,7 @@ fn claim(store: &Store) -> Option<Task> {
 }
 
 fn end(store: &Store, task: &Task, end: End) -> bool {
-    store.step(1, Some(&Done { task: task.id, token: task.token, end }), false).unwrap().recorded
+    store.step(1, Some(&Done { task: task.id, token: task.token, rank: task.rank, end }), false).unwrap().recorded
 }
 
 fn completed() -> End {
@@ -52,7 +52,7 @@ fn one_step_records_and_claims() {
     let store = open(&folder.path().join("a.db"));
     let ids: Vec<_> = (0..3).map(|_| put(&store, new("t", 2))).collect();
     let first = claim(&store).unwrap();
-    let done = Done { task: first.id, token: first.token, end: completed() };
+    let done = Done { task: first.id, token: first.token, rank: first.rank, end: completed() };
     let step = store.step(1, Some(&done), true).unwrap();
     assert!(step.recorded);
     assert_eq!(step.task.unwrap().id, ids[1]);
@@ -169,7 +169,7 @@ fn a_clock_that_jumps_takes_no_lease() {
     clock::travel(1_000_000_000_000_000);
     owner.store().beat().unwrap();
     assert_eq!(other.recover(true, false).unwrap(), 0);
-    let done = Done { task: task.id, token: task.token, end: completed() };
+    let done = Done { task: task.id, token: task.token, rank: task.rank, end: completed() };
     assert!(owner.store().step(1, Some(&done), false).unwrap().recorded);
 }
 
