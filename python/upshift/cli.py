@@ -1,4 +1,4 @@
-"""The ``upshift`` command: ``run``, ``doctor``, ``demo``, ``worker``. Each imports only what it needs."""
+"""The ``upshift`` command: ``run``, ``doctor``, ``demo``, ``worker``, ``prove``. Each imports only what it needs."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from upshift._tasks_cli import main as worker
 
         return worker(args[1:])
+    if args[:1] == ["prove"]:
+        from upshift._tasks_prove import main as prove
+
+        return prove(args[1:])
 
     options = _parser().parse_args(args)
     if options.version:
@@ -54,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="upshift", description="Native parts under the names your program imports.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="run | doctor | demo | worker")
+    commands = parser.add_subparsers(dest="command", metavar="run | doctor | demo | worker | prove")
     commands.add_parser("run", add_help=False, help="run a Python program on upshift, unchanged")
     doctor = commands.add_parser(
         "doctor",
@@ -66,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("path", help="a file, or a folder that is scanned for *.py")
     doctor.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     commands.add_parser("demo", add_help=False, help="scan real sources with a cached application, cold and warm")
+    commands.add_parser("prove", add_help=False, help="show by experiment that no task is lost")
     commands.add_parser("worker", add_help=False, help="run the tasks of a task manager's file")
     return parser
 
