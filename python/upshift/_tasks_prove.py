@@ -31,7 +31,7 @@ sys.stdout.flush()
 time.sleep(86400)
 """
 _PROCESSES = 2
-_TASKS_A_KILL = 15
+_TASKS_A_KILL = 30
 #: Seconds for a task to end once the killing is over.
 _PATIENCE = 120.0
 
@@ -80,7 +80,7 @@ def _prove(folder: Path, kills: int, chance: random.Random) -> int:
         try:
             for kill in range(kills):
                 for _ in range(_TASKS_A_KILL):
-                    context = {"i": len(accepted), "seconds": chance.choice([0, 0.002, 0.02])}
+                    context = {"i": len(accepted), "seconds": chance.choice([0, 0.01, 0.1])}
                     accepted.append(producer.queue_task("append", context=context))
                 time.sleep(chance.uniform(0, 0.15))
                 victim = workers[kill % _PROCESSES]

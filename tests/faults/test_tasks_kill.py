@@ -46,8 +46,8 @@ def test_twenty_kills_lose_nothing(tmp_path):
         workers = [Worker(database, ledger) for _ in range(2)]
         try:
             for kill in range(kills):
-                for _ in range(15):
-                    seconds = chance.choice([0, 0.002, 0.02])
+                for _ in range(30):
+                    seconds = chance.choice([0, 0.01, 0.1])
                     context = {"i": len(accepted), "seconds": seconds}
                     accepted.append(producer.queue_task("append", context=context))
                 time.sleep(chance.uniform(0, 0.15))
@@ -70,7 +70,7 @@ def test_twenty_kills_lose_nothing(tmp_path):
         attempts = producer.conn.execute("SELECT count(*) FROM upshift_attempts WHERE outcome = 'crashed'").fetchone()[
             0
         ]
-        assert again <= attempts <= 3 * kills
+        assert 0 < again <= attempts <= 3 * kills
         assert max(runs.values()) <= 2
         assert producer.conn.execute("SELECT count(*) FROM upshift_leases").fetchone()[0] == 0
         assert producer.conn.execute("PRAGMA integrity_check").fetchone()[0] == "ok"

@@ -17,7 +17,7 @@ def test_a_short_proof():
     done = subprocess.run(command, env=child_env(), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     found = dict(line.split(":", 1) for line in done.stdout.splitlines())
-    assert (found["kills"].strip(), found["accepted"].strip(), found["lost"].strip()) == ("4", "60", "0")
+    assert (found["kills"].strip(), found["accepted"].strip(), found["lost"].strip()) == ("4", "120", "0")
 
 
 def test_a_lost_task_is_reported(capsys):
