@@ -13,6 +13,7 @@ __all__ = [
     "BackgroundTaskManager",
     "CachedFunction",
     "ConnectionPool",
+    "DashboardServer",
     "PooledConnection",
     "ResultCache",
     "TaskPriority",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from upshift import sqlite, tasks
     from upshift._native import __version__
     from upshift.cache import CachedFunction, ResultCache
+    from upshift.dashboard import DashboardServer
     from upshift.sqlite import ConnectionPool, PooledConnection
     from upshift.systems.openclaw import close_all_pools, get_cache, get_pool
     from upshift.tasks import BackgroundTaskManager, TaskPriority, TaskStatus
@@ -38,6 +40,7 @@ else:
         "BackgroundTaskManager": "upshift.tasks",
         "CachedFunction": "upshift.cache",
         "ConnectionPool": "upshift.sqlite",
+        "DashboardServer": "upshift.dashboard",
         "PooledConnection": "upshift.sqlite",
         "ResultCache": "upshift.cache",
         "TaskPriority": "upshift.tasks",

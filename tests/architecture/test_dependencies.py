@@ -31,9 +31,10 @@ USES = {
 LAYERS = [
     ["upshift._native", "upshift.exceptions"],
     ["upshift"],  # the façades
+    ["upshift.dashboard"],
     ["upshift.systems"],
     ["upshift.compat"],
-    ["upshift.__main__", "upshift.auto", "upshift.cli", "upshift.demo", "upshift.dashboard"],
+    ["upshift.__main__", "upshift.auto", "upshift.cli", "upshift.demo"],
 ]
 
 

@@ -59,7 +59,15 @@ MODULES: dict[str, Module] = {
             "main": "upshift.systems.openclaw:background_tasks_main",
         },
     ),
-    "web.dashboard": Module("openclaw", "Dashboard over HTTP and WebSocket."),
+    "web.dashboard": Module(
+        "openclaw",
+        "Dashboard over HTTP and WebSocket.",
+        {
+            "DashboardServer": "upshift.dashboard:DashboardServer",
+            "ConnectionManager": "upshift.dashboard:ConnectionManager",
+            "main": "upshift.dashboard:main",
+        },
+    ),
 }
 
 
