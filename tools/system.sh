@@ -47,6 +47,17 @@ if [ -n "$missing" ]; then
     fi
 fi
 
+# A browser for the tests of the dashboard, which are skipped without one: nice to have, so nothing fails for it.
+has_browser() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
+}
+if ! has_browser && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    echo "upshift: installing chromium (tests of the dashboard)"
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 ||
+        echo "upshift: no chromium here; tests of the dashboard in a browser will be skipped"
+fi
+
 "$python" - <<'PY' || exit 1
 import sys
 

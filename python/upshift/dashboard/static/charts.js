@@ -2,7 +2,7 @@
 // Lines over time as inline SVG. A series is { label, color, value(sample) → number or null, format(number) }.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WINDOW = 200; // seconds: 100 samples, one every 2 s
+const WINDOW = [40, 200]; // seconds shown at least and at most: 100 samples, one every 2 s
 const GAP = 7; // seconds without a sample after which a line is interrupted
 
 function svg(name, attributes, ...children) {
@@ -27,13 +27,27 @@ function stretches(samples, series, x, y) {
   return found;
 }
 
+// Seconds from the left edge to the right one.
+function spanOf(samples) {
+  const age = samples.length ? samples[samples.length - 1].timestamp_epoch - samples[0].timestamp_epoch : 0;
+  return Math.max(WINDOW[0], Math.min(WINDOW[1], age));
+}
+
+// [seconds ago, label] for the axis of time.
+function ticksOf(span) {
+  const step = span > 100 ? 60 : span > 50 ? 20 : 10, ticks = [];
+  for (let ago = 0; ago < span * 0.97; ago += step) ticks.push([ago, ago === 0 ? "now" : step === 60 ? `${ago / 60} min` : `${ago} s`]);
+  return ticks;
+}
+
 const path = (points) => "M" + points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join("L");
 
 function drawSpark(box, samples, series, top) {
   const end = samples.length ? samples[samples.length - 1].timestamp_epoch : 0;
   const values = samples.map(series.value).filter(Number.isFinite);
   const high = top || Math.max(1, ...values) * 1.15;
-  const x = (time) => 200 - ((end - time) * 200) / WINDOW;
+  const span = spanOf(samples);
+  const x = (time) => 200 - ((end - time) * 200) / span;
   const y = (value) => 42 - (Math.min(value, high) / high) * 38;
   const node = svg("svg", { viewBox: "0 0 200 44", preserveAspectRatio: "none", "aria-hidden": "true" });
   for (const points of stretches(samples, series, x, y)) {
@@ -98,7 +112,8 @@ class Chart {
     const end = samples.length ? samples[samples.length - 1].timestamp_epoch : 0;
     const values = samples.flatMap((sample) => this.series.map((one) => one.value(sample))).filter(Number.isFinite);
     const top = this.top || niceTop(Math.max(this.least, ...values), 4);
-    const x = (time) => right - ((end - time) * (right - left)) / WINDOW;
+    const span = spanOf(samples);
+    const x = (time) => right - ((end - time) * (right - left)) / span;
     const y = (value) => low - (Math.min(value, top) / top) * (low - high);
     this.x = x;
     const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
@@ -109,8 +124,8 @@ class Chart {
         svg("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, this.axis(value)),
       );
     }
-    for (const [ago, label, anchor] of [[180, "3 min", "middle"], [120, "2 min", "middle"], [60, "1 min", "middle"], [0, "now", "end"]]) {
-      node.append(svg("text", { x: x(end - ago), y: height - 6, "text-anchor": anchor }, label));
+    for (const [ago, label] of ticksOf(span)) {
+      node.append(svg("text", { x: x(end - ago), y: height - 6, "text-anchor": ago ? "middle" : "end" }, label));
     }
     for (const one of this.series) {
       for (const points of stretches(samples, one, x, y)) {
