@@ -8,7 +8,7 @@ import contextlib
 @contextlib.contextmanager
 def managers(folder):
     """A function that makes task managers, all closed at the end."""
-    from taskdouble import ManagerDouble as BackgroundTaskManager
+    from upshift.tasks import BackgroundTaskManager
 
     opened = []
 

@@ -16,6 +16,7 @@ import cache
 import cache_disk
 import cache_hits
 import cache_memory
+import dashboard
 import report
 import sqlite
 import sqlite_peers
@@ -34,7 +35,8 @@ def main() -> int:
     found = report.environment(sqlite_peers.libraries())
     rows: list[report.Row] = []
     wanted = options.rows.casefold()
-    for case in (*cache.cases(), *cache_memory.cases(), *cache_disk.cases(), *sqlite.cases(), *tasks.cases()):
+    sources = (cache, cache_memory, cache_disk, sqlite, tasks, dashboard)
+    for case in (case for source in sources for case in source.cases()):
         if wanted in case.path.casefold():
             _say(case.path)
             measured = case.measure(effort)

@@ -97,23 +97,12 @@ def test_health_is_degraded_when_the_store_fails(dashboard, manager):  # opencla
     assert any(problem.startswith("store: ") for problem in body["problems"])
 
 
-def test_health_is_degraded_when_workers_died(make_dashboard):  # openclaw §5.2
-    class Manager:
-        running = True
-
-        class conn:
-            @staticmethod
-            def execute(sql, values=()):
-                class Rows:
-                    fetchall = staticmethod(list)
-
-                return Rows
-
-        @staticmethod
-        def get_worker_stats():
-            return {"min_workers": 1, "current_workers": 0}
-
-    answer = request(make_dashboard(Manager()), "/api/health")
+def test_health_is_degraded_when_workers_died(dashboard, manager, monkeypatch):  # openclaw §5.2
+    stats = {**manager.get_worker_stats(), "min_workers": 1, "current_workers": 0}
+    monkeypatch.setattr(manager, "get_worker_stats", lambda: stats)
+    assert request(dashboard, "/api/health").status == 200  # they were never started
+    monkeypatch.setattr(manager, "running", True)
+    answer = request(dashboard, "/api/health")
     assert answer.status == 503
     assert answer.json()["problems"] == ["workers: started, but none is alive"]
 
@@ -202,6 +191,17 @@ def test_what_cannot_be_read_does_not_hide_the_rest(dashboard, manager):
     assert stats["tasks"] is None
     assert "tasks" in stats["errors"]
     assert set(stats["system"]) == SYSTEM_KEYS
+
+
+def test_a_store_that_does_not_answer(dashboard, manager, caplog):  # D6 "task endpoints give 500"
+    task = manager.queue_task("a")
+    manager.close()
+    for path in ("/api/tasks/queued", "/api/tasks", f"/api/tasks/status/{task}", f"/api/tasks/{task}/detail"):
+        answer = request(dashboard, path)
+        assert answer.status == 503
+        assert answer.json()["detail"].startswith("the task store does not answer: ")
+    assert act(dashboard, f"/api/tasks/{task}/cancel").status == 503
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 # --- workers and tasks

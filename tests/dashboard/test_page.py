@@ -155,7 +155,26 @@ def test_workers_and_their_work(make_dashboard, make_manager, open_page):  # ope
     wait_for_text(page, "#rows", "completed")
     page.locator("#rows td.what button").first.click()
     wait_for_text(page, "#detail-body", r'"noted": 19')
-    wait_for_text(page, "#detail-body", "Attempts")
+
+
+def test_attempts(make_dashboard, manager, open_page):  # issue: "detail with attempts and error"
+    failures = iter(["first error", "second error"])
+
+    @manager.register_handler("flaky", retries=2, backoff=0.05)
+    def flaky(context):
+        for text in failures:
+            raise ValueError(text)
+        return "third time lucky"
+
+    page = open_page(make_dashboard().url)
+    wait_until_live(page)
+    manager.start_workers()
+    manager.queue_task("flaky")
+    wait_for_text(page, "#rows", "completed")
+    page.locator("#rows td.what button").click()
+    wait_for_text(page, "#detail-body", "third time lucky")
+    rows = page.locator(".attempts li").all_inner_texts()
+    assert [" ".join(row.split()) for row in rows] == ["1 failed first error", "2 failed second error", "3 completed"]
 
 
 def test_history_survives_a_reload(dashboard, open_page):  # issue: "history charts that survive a page reload"

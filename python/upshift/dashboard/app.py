@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -208,7 +209,10 @@ async def _in_thread(server: DashboardServer, work: Callable[[], T]) -> T:
     if server._is_stopped:
         raise HTTPException(503, "the dashboard has been stopped")
     server._begin_sampling()
-    return await server._in_thread(work)
+    try:
+        return await server._in_thread(work)
+    except sqlite3.Error as error:
+        raise HTTPException(503, f"the task store does not answer: {error}") from error
 
 
 def _json(content: Any, status: int = 200) -> Response:

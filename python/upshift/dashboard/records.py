@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["STATUSES", "ActionError", "TaskRecords"]
+from upshift.dashboard.counts import StatusCounts
 
-STATUSES = ("queued", "running", "completed", "failed", "cancelled")
+__all__ = ["ActionError", "TaskRecords"]
+
 #: status → its name in the stats object.
 _COUNT_NAMES = {
     "queued": "pending",
@@ -33,11 +34,11 @@ class TaskRecords:
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
+        self._counts = StatusCounts(self._query)
 
     def counts(self) -> dict[str, int]:
         """How many tasks are in each state."""
-        rows = self._query("SELECT status, count(*) FROM background_tasks GROUP BY status")
-        by_status = {row[0]: row[1] for row in rows}
+        by_status = self._counts.get()
         return {name: by_status.get(status, 0) for status, name in _COUNT_NAMES.items()}
 
     def status(self, task_id: int) -> dict[str, Any] | None:
@@ -91,7 +92,7 @@ class TaskRecords:
         tables = self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'upshift_attempts'")
         if not tables:
             return []
-        rows = self._query("SELECT * FROM upshift_attempts WHERE task_id = ? ORDER BY rowid", [task_id])
+        rows = self._query("SELECT * FROM upshift_attempts WHERE task = ? ORDER BY attempt", [task_id])
         return [dict(row) for row in rows]
 
     def _query(self, sql: str, values: list[Any] | None = None) -> list[Any]:

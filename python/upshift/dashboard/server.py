@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
@@ -20,6 +19,7 @@ from upshift.dashboard.access import Access
 from upshift.dashboard.hub import ConnectionManager
 from upshift.dashboard.records import TaskRecords
 from upshift.dashboard.sampler import HISTORY, Collector, Sampler
+from upshift.tasks import BackgroundTaskManager
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -100,6 +100,7 @@ class DashboardServer:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_asked: asyncio.Event | None = None
+        self._serving_in = 0
         self._is_stopped = False
         self._ended = threading.Event()
         # What `start_async()` waits for, each in its own loop.
@@ -116,6 +117,11 @@ class DashboardServer:
                     raise ImportError(_EXTRA) from error
                 self._app = create_app(self)
             return self._app
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self._thread is not None and not self._is_stopped
 
     @property
     def token(self) -> str | None:
@@ -186,13 +192,15 @@ class DashboardServer:
             self._ended.wait(_STOP_TIMEOUT)
             return
         try:
-            if self._thread is not None and self._loop is not None and self._stop_asked is not None:
+            if self._loop is not None and self._stop_asked is not None and self._serving_in == os.getpid():
                 try:
                     self._loop.call_soon_threadsafe(self._stop_asked.set)
                 except RuntimeError:
                     logger.debug("the dashboard's event loop had ended by itself")
-                self._thread.join(_STOP_TIMEOUT)
-                if self._thread.is_alive():
+                thread = self._thread
+                if thread is not None:
+                    thread.join(_STOP_TIMEOUT)
+                if thread is not None and thread.is_alive():
                     logger.warning("the dashboard did not end within %g s", _STOP_TIMEOUT)
             if self.metrics_task is not None:
                 self.metrics_task.cancel()
@@ -254,7 +262,8 @@ class DashboardServer:
         from upshift.dashboard.serving import serve
 
         def begun(loop: asyncio.AbstractEventLoop, stop_asked: asyncio.Event) -> None:
-            self._loop, self._stop_asked = loop, stop_asked
+            # A forked child must not wake the loop of its parent.
+            self._loop, self._stop_asked, self._serving_in = loop, stop_asked, os.getpid()
             listening.set()
 
         try:
@@ -302,10 +311,16 @@ def main() -> None:
         server.stop()
 
 
-def _own_manager(workspace: Optional[str | os.PathLike[str]]) -> Any:
-    BackgroundTaskManager = import_module("upshift.tasks").BackgroundTaskManager
+class _OwnTaskManager(BackgroundTaskManager):
+    """Runs what is queued through it, and nothing that others left in the file."""
+
+    def _tell_handlers(self) -> None:
+        """The store takes tasks over for the types that it is told to have handlers: none."""
+
+
+def _own_manager(workspace: Optional[str | os.PathLike[str]]) -> BackgroundTaskManager:
     path = None if workspace is None else Path(workspace) / "background_tasks.db"
-    manager = BackgroundTaskManager(path, max_workers=8, min_workers=1, enable_auto_scaling=True)
+    manager = _OwnTaskManager(path, max_workers=8, min_workers=1, enable_auto_scaling=True)
     manager.start_workers()
     return manager
 

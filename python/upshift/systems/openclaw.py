@@ -22,7 +22,9 @@ __all__ = [
     "db_pool_main",
     "get_cache",
     "get_pool",
+    "give_back_pool",
     "result_cache_main",
+    "share_pool",
     "workspace",
 ]
 
@@ -31,6 +33,8 @@ logger = logging.getLogger("upshift.openclaw")
 _cache: ResultCache | None = None
 _cache_lock = threading.Lock()
 _pools: dict[str, ConnectionPool] = {}
+# Pools that a manager opened, and how many managers use each.
+_shares: dict[ConnectionPool, int] = {}
 _pools_lock = threading.Lock()
 # One for each pool that is being opened: a file that another process has locked holds up its own callers only.
 _opening: dict[str, threading.Lock] = {}
@@ -93,8 +97,48 @@ def get_pool(
     """
     if not isinstance(db_path, (str, bytes, os.PathLike)):
         raise TypeError(f"db_path must be str, bytes or a path-like object, not {type(db_path).__name__}")
+    return _open_pool(_key(db_path), db_path, min_size, max_size)
+
+
+def share_pool(db_path: str | os.PathLike[str], min_size: int, max_size: int) -> ConnectionPool:
+    """The same for one who will `give_back_pool()`: a pool opened so is closed by the last who gives it back."""
+    key = _key(db_path)
+    while True:
+        pool = _open_pool(key, db_path, min_size, max_size, is_shared=True)
+        with _pools_lock:
+            if _pools.get(key) is pool:
+                if pool in _shares:
+                    _shares[pool] += 1
+                return pool
+        # Just given back by somebody else.
+
+
+def give_back_pool(pool: ConnectionPool) -> None:
+    """Give up a share of a pool; without effect on one that `get_pool()` opened, for the whole process."""
+    with _pools_lock:
+        if pool not in _shares:
+            return
+        _shares[pool] -= 1
+        if _shares[pool] > 0:
+            return
+        del _shares[pool]
+        for key in [key for key, other in _pools.items() if other is pool]:
+            del _pools[key]
+    pool.close_all()
+
+
+def _key(db_path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> str:
     name = os.fsdecode(db_path)
-    key = name if name == ":memory:" else os.path.realpath(name)
+    return name if name == ":memory:" else os.path.realpath(name)
+
+
+def _open_pool(
+    key: str,
+    db_path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+    min_size: int,
+    max_size: int,
+    is_shared: bool = False,
+) -> ConnectionPool:
     with _pools_lock:
         pool = _pools.get(key)
         if pool is not None and pool.running:
@@ -105,7 +149,12 @@ def get_pool(
         if pool is None or not pool.running:
             pool = ConnectionPool(db_path, min_size, max_size)
             with _pools_lock:
+                replaced = _pools.get(key)
+                if replaced is not None:
+                    _shares.pop(replaced, None)
                 _pools[key] = pool
+                if is_shared:
+                    _shares[pool] = 0
         return pool
 
 
@@ -131,6 +180,7 @@ def close_all_pools(timeout: float | timedelta | None = 5.0) -> None:
     with _pools_lock:
         pools = list(_pools.values())
         _pools.clear()
+        _shares.clear()
     for pool in pools:
         pool.close_all(None if end is None else max(end - time.monotonic(), 0))
 

@@ -280,7 +280,7 @@ function banner(name, text) {
 
 // ---- tasks
 
-const view = { status: "", text: "", limit: PAGE, counts: "", isLoading: false, isStale: false, rows: new Map() };
+const view = { status: "", text: "", limit: PAGE, counts: "", isLoading: false, isStale: false, loadedAt: 0, cost: 0, rows: new Map() };
 
 const filters = STATUSES.map(([status, label]) => {
   const button = element("button", "", label), count = element("b");
@@ -301,7 +301,8 @@ function showCounts(tasks) {
     count.textContent = whole(status ? tasks[COUNTS[status]] ?? 0 : Object.values(COUNTS).reduce((sum, key) => sum + (tasks[key] ?? 0), 0));
   }
   const counts = JSON.stringify(tasks);
-  if (counts !== view.counts) {
+  // A search through a long table is not repeated at every change.
+  if (counts !== view.counts && performance.now() > view.loadedAt + 20 * view.cost) {
     view.counts = counts;
     loadTasks();
     if (byId("detail").open) openDetail(detail.id);
@@ -314,10 +315,13 @@ async function loadTasks() {
   try {
     do {
       view.isStale = false;
+      const begun = performance.now();
       const query = new URLSearchParams({ limit: String(Math.min(view.limit, 200)) });
       if (view.status) query.set("status", view.status);
       if (view.text) query.set("q", view.text);
       const found = await quietly(load(`api/tasks?${query}`));
+      view.loadedAt = performance.now();
+      view.cost = view.loadedAt - begun;
       if (found && !view.isStale) showTasks(found);
     } while (view.isStale);
   } finally {
