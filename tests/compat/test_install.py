@@ -87,7 +87,7 @@ class TestInstall:
         assert core.NAME == "application"
         assert core.__file__ == str(application / "core" / "__init__.py")
         with pytest.raises(ModuleNotFoundError):
-            importlib.import_module("core.scalability_integration")
+            importlib.import_module("core.scalability")
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("core.result_cache.sub")
         with pytest.raises(ModuleNotFoundError):

@@ -107,33 +107,6 @@ def pool(make_pool):
     return make_pool()
 
 
-@pytest.fixture
-def make_manager(tmp_path):
-    from dashboards import managers
-
-    with managers(tmp_path) as make:
-        yield make
-
-
-@pytest.fixture
-def manager(make_manager):
-    return make_manager()
-
-
-@pytest.fixture
-def make_dashboard(manager):
-    """Makes started dashboards on free ports; of `manager`, unless told otherwise."""
-    from dashboards import dashboards
-
-    with dashboards() as make:
-        yield lambda of=None, **options: make(of or manager, **options)
-
-
-@pytest.fixture
-def dashboard(make_dashboard):
-    return make_dashboard()
-
-
 class Sync:
     """Plain functions."""
 
@@ -200,3 +173,17 @@ def make_manager(task_path):
 @pytest.fixture
 def manager(make_manager):
     return make_manager()
+
+
+@pytest.fixture
+def make_dashboard(manager):
+    """Makes started dashboards on free ports; of `manager`, unless told otherwise."""
+    from dashboards import dashboards
+
+    with dashboards() as make:
+        yield lambda of=None, **options: make(of or manager, **options)
+
+
+@pytest.fixture
+def dashboard(make_dashboard):
+    return make_dashboard()
