@@ -243,15 +243,13 @@ def cached(ttl: float | None = 3600, tags: str | Iterable[str] | None = None) ->
             raise TypeError(f"cached() decorates functions, not {type(function).__name__}")
         current = _Current(function, ttl, tags)
 
-        if inspect.iscoroutinefunction(function):
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return current.get()(*args, **kwargs)
 
-            async def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return await current.get()(*args, **kwargs)
-        else:
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return await current.get()(*args, **kwargs)
 
-            def wrapper(*args: Any, **kwargs: Any) -> Any:
-                return current.get()(*args, **kwargs)
-
+        wrapper: Any = call_async if inspect.iscoroutinefunction(function) else call
         functools.update_wrapper(wrapper, function)
         for name in ("cache_clear", "cache_info", "cache_key", "invalidate", "refresh"):
             setattr(wrapper, name, current.forward(name))
