@@ -80,14 +80,14 @@ class TestInstall:
         assert compat.install() == tables.served()
 
     def test_only_exact_submodules_are_answered(self, application):
-        compat.install("openclaw")
+        compat.install("core.result_cache", "core.db_pool")
         import core.jobs
         import core.result_cache
 
         assert core.NAME == "application"
         assert core.__file__ == str(application / "core" / "__init__.py")
         with pytest.raises(ModuleNotFoundError):
-            importlib.import_module("core.scalability")
+            importlib.import_module("core.scalability_integration")
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("core.result_cache.sub")
         with pytest.raises(ModuleNotFoundError):

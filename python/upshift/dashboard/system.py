@@ -13,6 +13,7 @@ __all__ = ["SystemMeter"]
 logger = logging.getLogger("upshift.dashboard")
 
 _GIB = 1024**3
+_NOTHING = {"percent": 0.0, "used": 0, "total": 0}
 
 
 class SystemMeter:
@@ -44,4 +45,3 @@ class SystemMeter:
         return value
 
 
-_NOTHING = {"percent": 0.0, "used": 0, "total": 0}
