@@ -70,7 +70,13 @@ def test_it_brings_no_libraries(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert [name for name in names if ".libs/" in name or name.endswith((".pyc", ".rs"))] == []
     assert len([name for name in names if name.endswith((".so", ".pyd", ".dylib"))]) == 1
-    for name in ("py.typed", "_native.pyi", "compat/bootstrap/sitecustomize.py", "demo/app/main.py"):
+    for name in (
+        "py.typed",
+        "_native.pyi",
+        "compat/bootstrap/sitecustomize.py",
+        "demo/app/main.py",
+        "dashboard/static/index.html",
+    ):
         assert f"upshift/{name}" in names
     if sys.platform == "linux":  # not manylinux: it needs the system's SQLite
         assert wheel.stem.rsplit("-", 1)[1].startswith("linux_")
@@ -92,7 +98,11 @@ def test_it_uses_the_interpreters_sqlite(python, tmp_path):
                 importlib.import_module(module.name)
             except ImportError as error:
                 wanting.append((module.name, error.name))
-        assert wanting == [("upshift.compat.pytest_plugin", "pytest")], wanting
+        assert wanting == [
+            ("upshift.compat.pytest_plugin", "pytest"),
+            ("upshift.dashboard.app", "fastapi"),  # of the extra `dashboard`; the package itself does without
+            ("upshift.dashboard.serving", "uvicorn"),
+        ], wanting
         assert "numpy" not in sys.modules
 
         ours, theirs = upshift.sqlite.connect("both.db"), sqlite3.connect("both.db")

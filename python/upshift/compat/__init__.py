@@ -2,7 +2,8 @@
 
     >>> from upshift import compat
     >>> compat.install("openclaw")          # every module of the system, or single ones: "core.result_cache"
-    ['core.result_cache', 'core.db_pool', 'core.scalability_integration', 'autonomous.background_tasks', 'web.dashboard']
+    ['core.result_cache', 'core.db_pool', 'core.scalability_integration',
+     'autonomous.background_tasks', 'web.dashboard']
 
 From then on ``import core.result_cache`` gives upshift's module in this process; the application's ``core`` package and
 everything else in it stay what they are. ``upshift run``, ``import upshift.auto`` and the pytest option ``--upshift``

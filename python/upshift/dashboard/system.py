@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from upshift import _native
@@ -27,7 +28,7 @@ class SystemMeter:
         """The object `system` of a sample: percentages with one decimal, sizes in GiB with two."""
         processors = self._said("processor load", self._processors.sample())
         memory = self._said("memory", _native.system_memory()) or _NOTHING
-        disk = self._said("disk", _native.system_disk(os.path.abspath(os.sep))) or _NOTHING
+        disk = self._said("disk", _native.system_disk(Path(os.sep).resolve())) or _NOTHING
         return {
             "cpu_percent": round(processors or 0.0, 1),
             "memory_percent": round(memory["percent"], 1),
@@ -43,5 +44,3 @@ class SystemMeter:
             self._failed.add(what)
             logger.warning("the %s cannot be measured here; it is shown as 0", what)
         return value
-
-
