@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -58,29 +60,68 @@ def furnish(manager):
 # --- at a glance
 
 
-def test_looks(make_dashboard, manager, open_page, screenshot, tmp_path):  # issue: "make the page beautiful"
-    furnish(manager)
+@contextmanager
+def working(manager, cache, pool):
+    """An application at work: tasks of several types, some of which fail, come and go."""
+    types = {"resize_image": 0.12, "send_digest": 0.3, "index_document": 0.06, "rebuild_report": 0.5}
+    texts = ("48 product photos", "1,204 subscribers", "docs/handbook/onboarding.md", "Quarterly revenue, all regions")
+
+    def handler(name):
+        def handle(context):
+            with pool.connection():
+                time.sleep(types[name])
+            cache.get(context["batch"] % 150) or cache.set(context["batch"] % 150, name)
+            if name == "send_digest" and context["batch"] % 3 == 0:
+                raise ConnectionError("mail.internal refused the connection")
+            return {"success": True, "batch": context["batch"]}
+
+        return handle
+
+    for name in types:
+        manager.register_handler(name)(handler(name))
+    end = threading.Event()
+
+    def queue():
+        batch = 0
+        while not end.wait(0.1):
+            for _ in range(1 + batch // 20 % 3):
+                batch += 1
+                kind = batch % 4
+                manager.queue_task(list(types)[kind], texts[kind], 1 + batch % 7 % 4, {"batch": batch})
+
+    thread = threading.Thread(target=queue)
+    thread.start()
+    manager.start_workers()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        manager.stop_workers()
+
+
+def test_looks(make_dashboard, make_manager, open_page, screenshot, tmp_path):  # issue: "make the page beautiful"
+    manager = make_manager(scaling_check_interval=1, cpu_threshold=1000)
     cache = ResultCache(max_size=500)
-    for key in range(1200):
-        cache.get(key % 200) or cache.set(key % 200, key + 1)
     with ConnectionPool(tmp_path / "a.db", 2, 10) as one, ConnectionPool(tmp_path / "b.db", 1, 4) as other:
-        server = make_dashboard(cache=cache, db_pools={"main": one, "reports": other})
-        page = open_page(server.url)
-        wait_until_live(page)
-        assert page.title() == "OpenClaw Dashboard"
-        page.wait_for_function("() => samples.length >= 5")
-        with one.connection(), one.connection(), other.connection():
-            wait_for_text(page, "#pools", "2 in use")
+        server = make_dashboard(manager, cache=cache, db_pools={"main": one, "reports": other})
+        for _ in range(2):
+            manager.cancel_task(manager.queue_task("obsolete", "Not wanted any more"))
+        with working(manager, cache, one):
+            page, phone = open_page(server.url), open_page(server.url, **PHONE)
+            wait_until_live(page)
+            assert page.title() == "OpenClaw Dashboard"
+            page.wait_for_function("() => samples.length >= 10", timeout=40_000)
             page.wait_for_selector("#rows tr")
             screenshot(page, "desktop")
             screenshot(page, "desktop-full", full_page=True)
-            phone = open_page(server.url, **PHONE)
             wait_until_live(phone)
             phone.wait_for_selector("#rows tr")
             screenshot(phone, "phone")
-            phone.locator("#tasks-title").scroll_into_view_if_needed()
+            phone.locator("#rows tr").nth(3).scroll_into_view_if_needed()
             screenshot(phone, "phone-tasks")
-        wait_for_text(page, "#cache", "83 %")
+            wait_for_text(page, "#workers", r"worker-\d+\s+active")
+            wait_for_text(page, "#tile-cache .value", r"[1-9]")
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1024, 1440, 2560])

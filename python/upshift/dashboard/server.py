@@ -330,6 +330,6 @@ def _listen(host: str, port: int) -> socket.socket:
     name = host.strip("[]") or "0.0.0.0"
     family, _, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     is_any = family == socket.AF_INET6 and name == "::" and socket.has_dualstack_ipv6()
-    listener = socket.create_server(address, family=family, backlog=2048, dualstack_ipv6=is_any)
+    listener = socket.create_server(address, family=family, dualstack_ipv6=is_any)
     listener.setblocking(False)
     return listener

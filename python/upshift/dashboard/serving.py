@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,13 @@ import uvicorn
 from upshift.dashboard.hub import ConnectionManager
 
 __all__ = ["serve"]
+
+logger = logging.getLogger("upshift.dashboard")
+
+#: Connections that may wait to be accepted.
+_BACKLOG = 512
+#: Seconds between two complaints of the same.
+_SILENCE = 60.0
 
 
 class _Config(uvicorn.Config):
@@ -42,6 +50,23 @@ class _Server(uvicorn.Server):
         self._begun()
 
 
+class _Complaints:
+    """What the event loop has to complain of. That descriptors have run out it would say hundreds of times a second."""
+
+    def __init__(self) -> None:
+        self._said_at = -_SILENCE
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        message = context["message"]
+        if "_start_serving" in message:
+            logger.debug("the listener was closed before it was to be tried again: %s", context.get("exception"))
+        elif not message.startswith("socket.accept()"):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._said_at >= _SILENCE:
+            self._said_at = loop.time()
+            logger.error("the dashboard cannot accept connections for now: %s", context.get("exception"))
+
+
 async def serve(
     app: Any,
     listener: socket.socket,
@@ -52,12 +77,14 @@ async def serve(
 ) -> None:
     """Serves until the event that it hands to `begun` is set; then says goodbye to the WebSockets and ends."""
     loop, stop_asked = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(_Complaints())
     config = _Config(
         app,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=_BACKLOG,
         proxy_headers=False,
         ws_max_size=max_message,
         ws_per_message_deflate=False,

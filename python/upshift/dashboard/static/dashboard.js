@@ -369,7 +369,8 @@ function fillRow(row, task) {
   when.dataset.since = utc(task.created_at) ?? "";
   when.title = clock(task.created_at);
   delete took.dataset.running;
-  took.textContent = task.completed_at && task.started_at ? duration(utc(task.completed_at) - utc(task.started_at)) : "";
+  const lasted = task.completed_at && task.started_at ? utc(task.completed_at) - utc(task.started_at) : null;
+  took.textContent = lasted === null ? "" : lasted < 1 ? "< 1 s" : duration(lasted);
   if (task.status === "running" && task.started_at) took.dataset.running = utc(task.started_at);
   const wanted = actionOf(task.status);
   if (acts.dataset.action !== (wanted || "")) {
