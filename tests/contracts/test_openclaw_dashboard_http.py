@@ -228,10 +228,22 @@ def test_queued_tasks_have_raw_text(dashboard, manager):  # openclaw §5.2, §9.
 
 
 def test_running_tasks(dashboard, manager):  # openclaw §5.2
+    begun, end = threading.Event(), threading.Event()
+
+    @manager.register_handler("a")
+    def handle(context):
+        begun.set()
+        end.wait(20)
+
     task = manager.queue_task("a", "runs", context={"number": 1})
-    manager.conn.execute("UPDATE background_tasks SET status = 'running' WHERE id = ?", (task,))
-    (found,) = request(dashboard, "/api/tasks/running").json()
-    assert (found["id"], found["context"], set(found)) == (task, '{"number": 1}', TASK_KEYS)
+    manager.start_workers()
+    assert begun.wait(10)
+    found = request(dashboard, "/api/tasks/running").json()
+    stats = request(dashboard, "/api/system/stats").json()
+    end.set()
+    assert [(row["id"], row["context"], set(row)) for row in found] == [(task, '{"number": 1}', TASK_KEYS)]
+    assert stats["tasks"]["in_progress"] == 1
+    assert request(dashboard, "/api/tasks/queued").json() == []
 
 
 def test_task_status_is_decoded(dashboard, manager):  # openclaw §5.2

@@ -89,11 +89,8 @@ class TaskRecords:
         return new
 
     def _attempts(self, task_id: int) -> list[dict[str, Any]]:
-        tables = self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'upshift_attempts'")
-        if not tables:
-            return []
-        rows = self._query("SELECT * FROM upshift_attempts WHERE task = ? ORDER BY attempt", [task_id])
-        return [dict(row) for row in rows]
+        get_attempts = getattr(self._manager, "get_attempts", None)
+        return [] if get_attempts is None else list(get_attempts(task_id))
 
     def _query(self, sql: str, values: list[Any] | None = None) -> list[Any]:
         rows: list[Any] = self._manager.conn.execute(sql, values or []).fetchall()
