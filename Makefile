@@ -85,7 +85,7 @@ format: $(STAMPS)/lint
 	$(PY) -m ruff format
 
 clean:
-	rm -rf target dist $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache python/upshift/_native*.so
+	rm -rf target dist build $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache python/upshift/_native*.so
 	find python tests benches -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # ---- what they stand on --------------------------------------------------------------------------------------------
