@@ -165,14 +165,17 @@ class DashboardServer:
     async def start_async(self) -> None:
         """The same as a coroutine; other coroutines go on meanwhile. Cancelling it stops the server."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
-        await loop.run_in_executor(None, self._start)
-        with self._lock:
-            self._waiters.append((loop, ended))
-            if self._ended.is_set():
-                ended.set()
+        starting = loop.run_in_executor(None, self._start)
         try:
+            await asyncio.shield(starting)
+            with self._lock:
+                self._waiters.append((loop, ended))
+                if self._ended.is_set():
+                    ended.set()
             await ended.wait()
         except asyncio.CancelledError:
+            # Its thread goes on starting; what has not begun cannot be stopped.
+            await asyncio.wait([starting])
             await loop.run_in_executor(None, self.stop)
             raise
 
