@@ -154,6 +154,9 @@ class BackgroundTaskManager(Crew):
         #: Held while workers are added or taken out.
         self.worker_lock = threading.RLock()
         self._lifecycle = threading.RLock()
+        #: One read at a time: a statement joins the snapshot of another one that is under way on the connection, and
+        #: would not see what was committed since that began.
+        self._reading = threading.Lock()
         self._generation = 0
         self._threads: dict[int, threading.Thread] = {}
         self._running: dict[int, RunningTask] = {}
@@ -273,14 +276,15 @@ class BackgroundTaskManager(Crew):
             Numbers of the new tasks.
         """
         encode(context)
-        rules = self._open_reader().execute(
-            "SELECT DISTINCT task_type, coalesce(condition, ''), priority FROM task_rules "
+        rules = self._rows(
+            "SELECT task_type, coalesce(condition, '') AS condition, priority FROM task_rules "
             "WHERE trigger_event = ? AND enabled ORDER BY id",
-            (event,),
+            event,
         )
         ids: list[int] = []
         seen: set[tuple[str, str]] = set()
-        for task_type, condition, priority in rules.fetchall():
+        for rule in rules:
+            task_type, condition, priority = rule["task_type"], rule["condition"], rule["priority"]
             if (task_type, condition) in seen or not holds(condition, context or {}):
                 continue
             seen.add((task_type, condition))
@@ -481,7 +485,10 @@ class BackgroundTaskManager(Crew):
         return self._reader
 
     def _rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._open_reader().execute(sql, parameters)]
+        reader = self._open_reader()
+        with self._reading:
+            rows = reader.execute(sql, parameters).fetchall()
+        return [dict(row) for row in rows]
 
     def get_task_status(self, task_id: int) -> Optional[dict[str, Any]]:
         """Everything about a task, `context` and `result` decoded; None if there is no such task.

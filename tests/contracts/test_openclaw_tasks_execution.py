@@ -214,7 +214,7 @@ def test_the_ramp_doubles_up_to_the_maximum(make_manager):
     manager._grow = lambda to: (steps.append(to), grow(to))
     try:
         manager.start_workers()
-        eventually(lambda: manager.current_workers == 6)
+        eventually(lambda: len(manager.workers) == 6)
         assert steps == [1, 2, 4, 6]
         stays(lambda: manager.current_workers == len(manager.workers) == 6, seconds=0.6)
     finally:
