@@ -117,7 +117,7 @@ fn places(slice: &PySliceIndices, low: usize) -> impl Iterator<Item = usize> {
 
 fn index_of(index: &Bound<'_, PyAny>) -> PyResult<isize> {
     let py = index.py();
-    let index = py.import("operator")?.call_method1("index", (index,))?;
+    let index = hang::method(py.import("operator")?.as_any(), "index", (index,), None)?;
     index.extract().map_err(|_| PyIndexError::new_err("cannot fit 'int' into an index-sized integer"))
 }
 

@@ -361,7 +361,7 @@ impl Connection {
         let busy_timeout = Duration::try_from_secs_f64(if timeout < 0.0 { 0.0 } else { timeout })
             .map_err(|_| PyValueError::new_err(format!("timeout must be seconds as a number, not {timeout}")))?;
         let path = path_of(database, "database")?;
-        py.import("sys")?.call_method1("audit", ("sqlite3.connect", database))?;
+        hang::method(py.import("sys")?.as_any(), "audit", ("sqlite3.connect", database), None)?;
         let this = slf.get();
         forget(slf);
         let db = py.detach(|| Db::open(&path, &Open { uri: uri.0, ..Open::default() }));
@@ -377,7 +377,7 @@ impl Connection {
             state.busy_timeout = busy_timeout;
             state.initialised = true;
         });
-        py.import("sys")?.call_method1("audit", ("sqlite3.connect/handle", slf))?;
+        hang::method(py.import("sys")?.as_any(), "audit", ("sqlite3.connect/handle", slf), None)?;
         if autocommit == Autocommit::Off {
             super::transaction::begin_next(py, &db)?;
         }
@@ -617,17 +617,19 @@ pub fn fspath<'py>(value: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py,
         return Ok(value.clone());
     }
     let os = value.py().import("os")?;
-    if !value.is_instance(&os.getattr("PathLike")?)? {
+    // What `os.PathLike` asks, without its Python code.
+    if !value.get_type().hasattr("__fspath__")? {
         let class = class_of(value)?;
         return Err(PyTypeError::new_err(format!("{name} must be str, bytes or a path-like object, not {class}")));
     }
-    os.call_method1("fspath", (value,))
+    hang::method(os.as_any(), "fspath", (value,), None)
 }
 
 /// A name as the operating system takes it: str, bytes or an object with `__fspath__`.
 pub fn path_of(database: &Bound<'_, PyAny>, name: &str) -> PyResult<PathBuf> {
     let path = fspath(database, name)?;
-    let bytes = database.py().import("os")?.call_method1("fsencode", (path,))?.cast_into::<PyBytes>()?;
+    let os = database.py().import("os")?;
+    let bytes = hang::method(os.as_any(), "fsencode", (path,), None)?.cast_into::<PyBytes>()?;
     if bytes.as_bytes().contains(&0) {
         return Err(PyValueError::new_err("embedded null byte"));
     }

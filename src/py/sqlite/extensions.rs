@@ -20,7 +20,7 @@ impl Connection {
     fn enable_load_extension(slf: &Bound<'_, Self>, enable: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let enable = if cfg!(Py_3_12) { hang::is_true(enable)? } else { arguments::int(enable)? != 0 };
-        py.import("sys")?.call_method1("audit", ("sqlite3.enable_load_extension", slf, enable))?;
+        hang::method(py.import("sys")?.as_any(), "audit", ("sqlite3.enable_load_extension", slf, enable), None)?;
         let db = slf.get().db(py)?;
         let entered = enter(py, &db)?;
         // SAFETY: open and entered.
@@ -47,7 +47,7 @@ impl Connection {
         let entrypoint = entrypoint.map(|given| arguments::text(given, "load_extension() argument 'entrypoint'"));
         let entrypoint = entrypoint.transpose()?;
         let db = slf.get().db(py)?;
-        py.import("sys")?.call_method1("audit", ("sqlite3.load_extension", slf, name))?;
+        hang::method(py.import("sys")?.as_any(), "audit", ("sqlite3.load_extension", slf, name), None)?;
         let entered = enter(py, &db)?;
         let mut message = std::ptr::null_mut();
         let stepping = Stepping::begin(py, &entered, true);

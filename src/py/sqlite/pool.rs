@@ -207,7 +207,7 @@ fn wait(
 
 /// Only the main thread runs signal handlers.
 fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
-    let main = py.import("threading")?.call_method0("main_thread")?;
+    let main = hang::method(py.import("threading")?.as_any(), "main_thread", (), None)?;
     Ok(main.getattr("ident")?.extract::<Option<u64>>()? == Some(thread_ident()))
 }
 
@@ -367,7 +367,7 @@ impl ConnectionPool {
         let path = fspath(db_path, "db_path")?;
         let durability = self::durability(&durability)?;
         let opener = opener(&path_of(&path, "db_path")?, uri.0, durability)?;
-        py.import("sys")?.call_method1("audit", ("sqlite3.connect", &path))?;
+        hang::method(py.import("sys")?.as_any(), "audit", ("sqlite3.connect", &path), None)?;
         let on_connect = options::callable(on_connect, "on_connect")?;
         let core = Pool::new(Keeper::new(opener, leak_after.is_some(), on_connect), settings);
         if this.core.set(Arc::clone(&core)).is_err() {
