@@ -38,11 +38,11 @@ LOOP = """
 """
 
 
-def check(body, tmp_path, rounds, kilobytes=4096, warm=None):
+def check(body, tmp_path, rounds, kilobytes=4096, warm=None, spare=0):
     program = LOOP + body + f"\n    grown(body, {rounds}, {warm or rounds})\n"
     threads, descriptors, memory = run_literal(program, tmp_path, timeout=55)
     assert threads <= 4  # the background pool grows to four threads and no further
-    assert descriptors <= 0
+    assert descriptors <= spare
     assert memory < kilobytes, f"{memory} KiB more after {rounds} rounds"
 
 
@@ -277,7 +277,9 @@ def test_threads_that_come_and_go(tmp_path):
         [thread.start() for thread in threads]
         [thread.join(20) for thread in threads]
     """
-    check(body, tmp_path, 100)
+    # While one connection has the file, SQLite keeps the descriptors of closed ones and uses them again: as many as were
+    # open at the same time, which depends on how the threads met.
+    check(body, tmp_path, 100, spare=4)
 
 
 def test_adapters_and_converters(tmp_path):
