@@ -185,6 +185,15 @@ def together(body, count, timeout=TIMEOUT):
     return [task.result(timeout) for task in [Task(start, index) for index in range(count)]]
 
 
+def travelled() -> float:
+    """Seconds by which `upshift.testing.travel` has moved the engine's clocks in the tests before this one."""
+    from upshift import ResultCache
+
+    cache = ResultCache()
+    cache.set("now", None)
+    return float(cache.cache["now"][2] - time.time())
+
+
 def eventually(condition, timeout=20.0, interval=0.01):
     """Polls until `condition()` is true and returns its value; fails after `timeout` seconds."""
     deadline = time.monotonic() + timeout

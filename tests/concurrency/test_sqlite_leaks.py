@@ -277,8 +277,8 @@ def test_threads_that_come_and_go(tmp_path):
         [thread.start() for thread in threads]
         [thread.join(20) for thread in threads]
     """
-    # While one connection has the file, SQLite keeps the descriptors of closed ones and uses them again: as many as were
-    # open at the same time, which depends on how the threads met.
+    # While one connection has the file, SQLite keeps the descriptors of closed ones and uses them again: as many as
+    # were open at the same time, which depends on how the threads met.
     check(body, tmp_path, 100, spare=4)
 
 

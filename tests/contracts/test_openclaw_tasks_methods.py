@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from harness import Task, eventually, run_literal, together
+from harness import Task, eventually, run_literal, together, travelled
 
 import upshift.sqlite
 from upshift.tasks import BackgroundTaskManager, TaskPriority, TaskStatus
@@ -433,7 +433,7 @@ def test_stats(make_manager):
     manager.queue_task("nobody", priority=1)
     assert manager.get_worker_stats()["queue_depth"] == 1
     manager.cancel_task(1)
-    before = time.time()
+    before = time.time() + travelled()
     manager.start_workers()
     stats = json.loads(json.dumps(manager.get_worker_stats()))
     assert (stats["current_workers"], stats["active_workers"], stats["queue_depth"]) == (2, 2, 0)

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import Task, eventually, run, together
+from harness import Task, eventually, run, together, travelled
 
 import upshift.sqlite
 from upshift.exceptions import NotInitialisedError
@@ -164,7 +164,7 @@ def test_delays(manager):
     manager.start_workers()
     begun = time.time()
     later = manager.queue_task("t", delay=0.4)
-    at = manager.queue_task("t", at=datetime.fromtimestamp(begun + 0.2))
+    at = manager.queue_task("t", at=datetime.fromtimestamp(begun + travelled() + 0.2))
     past = manager.queue_task("t", at=begun - 100)
     batch = manager.queue_tasks([{"task_type": "t", "delay": timedelta(seconds=0.3)}])[0]
     assert manager.get_task_status(later)["status"] == "queued"

@@ -27,6 +27,7 @@ manager = BackgroundTaskManager("tasks.db", max_workers=2, enable_auto_scaling=F
 
 @manager.register_handler("pid")
 def pid(context):
+    time.sleep(context.get("seconds", 0))
     return os.getpid()
 
 @manager.register_handler("slow")
@@ -103,7 +104,8 @@ def test_several_processes(producer, start):
     pids = set()
 
     def both():
-        ids = [producer.queue_task("pid") for _ in range(20)]
+        # Long enough for the one that looks later to find some.
+        ids = [producer.queue_task("pid", context={"seconds": 0.2}) for _ in range(20)]
         pids.update(producer.wait(task, 30)["result"] for task in ids)
         return len(pids) == 2
 
