@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -43,8 +44,9 @@ class Crew:
     _engine: _native.TaskCore
 
     @property
+    @abstractmethod
     def _core(self) -> _native.TaskCore:
-        raise NotImplementedError
+        """The engine, open; `BackgroundTaskManager` raises if it is closed."""
 
     def get_worker_stats(self) -> dict[str, Any]:
         """Workers and queue as one snapshot.
